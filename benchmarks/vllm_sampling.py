@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 from record import RESULTS, markdown_table, write_results
 
+from virft.config.schema import SamplingConfig
 from virft.data.sources.scenes import write_test_scenes
 from virft.data.store import Store
 from virft.generation.generator import EncodedPrompt, GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_generator import start_vllm
+from virft.generation.vllm_start import start_vllm
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import load_model
@@ -67,7 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
         for one, made in zip(rendered, features, strict=True)
     ]
     began = time.perf_counter()
-    engine = start_vllm(loaded, policy.rules, dtype="float32", mode="server", memory_frac=0.3, on_cpu=True)
+    engine = start_vllm(loaded, policy.rules, SamplingConfig(engine="vllm"), dtype="float32", on_cpu=True)
     start_s = time.perf_counter() - began
     sides: dict[str, Generator] = {"built-in": HFGenerator(policy, loaded.tokenizer), "vLLM": engine}
     seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -5,8 +5,6 @@ Its outputs are fixed tokens. ``calls`` of an engine lists the calls of its meth
 
 from __future__ import annotations
 
-import os
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,9 +28,6 @@ class LLM:
 
     def generate(self, prompts: list[Any], params: list[SamplingParams], *, use_tqdm: bool) -> list[Any]:
         """Return tokens 7, 8, .. and a stop token 3; of several outputs the last one comes first."""
-        if os.environ.get("FAKE_VLLM_DIES"):
-            os._exit(9)
-        time.sleep(float(os.environ.get("FAKE_VLLM_SLEEPS", "0")))
         self.calls.append(("generate", prompts, params))
         return [self._output(prompt, one.settings) for prompt, one in zip(prompts, params, strict=True)]
 
@@ -47,9 +42,16 @@ class LLM:
         outputs = [output(index) for index in reversed(range(settings["n"]))]
         return SimpleNamespace(prompt_token_ids=ids, outputs=outputs)
 
-    def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> None:
-        """Record the weights, one by one."""
-        self.calls.append((method, {name: weight.tolist() for name, weight in kwargs["weights_iterator"]}))
+    def collective_rpc(self, method: Any, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> None:
+        """Record the weights, one by one, in the one worker that there is."""
+        if callable(method):
+            method(self, *args)
+        else:
+            getattr(self, method)(**kwargs or {})
+
+    def reload_weights(self, *, weights_iterator: Any) -> None:
+        """Record the weights."""
+        self.calls.append(("reload_weights", {name: weight.tolist() for name, weight in weights_iterator}))
 
     def reset_mm_cache(self) -> None:
         """Record the call."""
@@ -64,6 +66,6 @@ class LLM:
         """Record the call."""
         self.calls.append(f"sleep {level}")
 
-    def wake_up(self) -> None:
+    def wake_up(self, tags: list[str]) -> None:
         """Record the call."""
-        self.calls.append("wake_up")
+        self.calls.append(f"wake_up {' '.join(tags)}")

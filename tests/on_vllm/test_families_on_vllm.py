@@ -15,10 +15,11 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from virft.config.schema import SamplingConfig
 from virft.data.store import Store
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_generator import start_vllm
+from virft.generation.vllm_start import start_vllm
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model, wrap_model
@@ -72,7 +73,7 @@ def test_sampler_logprobs_equal_the_policys(model_type: str, scenes: Path) -> No
         EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made, stream_id=one.prompt.sample_id)
         for one, made in zip(rendered, features, strict=True)
     ]
-    generator = start_vllm(loaded, policy.rules, dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)
+    generator = start_vllm(loaded, policy.rules, SamplingConfig(engine="vllm"), dtype="float32", on_cpu=True)
     drawn = generator.generate(encoded, 3, GenerationParams(max_completion_tokens=32), StepKey(seed=0, step=0))
     generator.close()
     row = pack_row(

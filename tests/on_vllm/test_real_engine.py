@@ -16,9 +16,9 @@ from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
+from virft.generation.vllm_client import ServedEngine, ServerProcess
 from virft.generation.vllm_engine import Engine, EngineSettings
 from virft.generation.vllm_generator import VLLMGenerator
-from virft.generation.vllm_server import ServedEngine
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model
@@ -39,13 +39,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Start one engine for all tests, each of which loads its own weights."""
     folder = tmp_path_factory.mktemp("description")
     load_model("virft-tiny").save_description(folder)
-    made = ServedEngine(EngineSettings(folder=folder, dtype="float32", on_cpu=True, memory_frac=0.3, sleeps=False))
+    settings = EngineSettings(folder=folder, dtype="float32", on_cpu=True, memory_frac=0.3, sleeps=False)
+    server = ServerProcess(settings, num_members=1, label="vLLM server")
+    server.wait_until_ready(timeout_s=300)
+    made = ServedEngine([server.address], own=[0], started={0: server}, member=0, timeout_s=300)
     yield made
     made.close()
 
 
 def with_engine(loaded: LoadedModel, policy: Policy, engine: Engine) -> VLLMGenerator:
-    return VLLMGenerator(loaded, policy.rules, engine=engine, dtype=torch.float32, sleeps=False)
+    return VLLMGenerator(loaded, policy.rules, engine=engine, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -143,8 +146,8 @@ def test_the_engine_has_the_new_weights_after_a_step(
         run=RunConfig(dir="unused"),
     )
     loaded = load_model_of(config)
-    monkeypatch.setattr("virft.recipes.trainers.start_vllm", lambda loaded, rules, **_: VLLMGenerator(
-        loaded, rules, engine=engine, dtype=torch.float32, sleeps=False
+    monkeypatch.setattr("virft.recipes.trainers.start_vllm", lambda loaded, rules, sampling, **_: VLLMGenerator(
+        loaded, rules, engine=engine, dtype=torch.float32
     ))  # fmt: skip
     trainer = grpo_trainer_of(config, loaded)
     samples = list(Store(str(scenes)))[:6]

@@ -49,6 +49,8 @@ EXAMPLES: Mapping[str, Any] = {
     "model.min_pixels": 200704,
     "model.max_pixels": 401408,
     "sampling.prompts_per_batch": 4,
+    "sampling.vllm_devices": [2, 3],
+    "sampling.vllm_servers": 1,
     "reward.weights": {"iou": 1.0, "confidence": 0.1},
     "reward.iou_threshold_end": 0.75,
     "reward.extra": ["rewards.py:politeness"],

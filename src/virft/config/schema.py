@@ -267,8 +267,35 @@ class SamplingConfig(_Section):
     )
     vllm_mode: Literal["auto", "colocated", "server"] = setting_field(
         "auto",
-        help="`colocated`: vLLM runs in the training process and sleeps during optimizer steps; `server`: in a process "
-        "of its own; `auto`: `server` on a CPU, else `colocated`.",
+        help="`colocated`: vLLM runs in each training process and sleeps during optimizer steps; `server`: in server "
+        "processes; `auto`: `server` on a CPU and with `vllm_devices` or `vllm_servers`, else `colocated`.",
+    )
+    vllm_devices: tuple[int, ...] = setting_field(
+        (),
+        help="GPUs of each machine for vLLM servers, as indices that PyTorch gives them. The training processes use "
+        "the first ones. Empty: a server shares the GPU of the process that starts it.",
+        at_least=0,
+    )
+    vllm_servers: int | None = setting_field(
+        None,
+        help="vLLM servers of each machine, among which its training processes are divided evenly. Not set: one for "
+        "each process, or one for each `vllm_tensor_parallel` of the `vllm_devices`.",
+        unit="servers",
+        at_least=1,
+    )
+    vllm_tensor_parallel: int = setting_field(
+        1,
+        help="Number of GPUs over which each vLLM engine divides the weights of the language model.",
+        unit="GPUs",
+        at_least=1,
+    )
+    vllm_timeout_minutes: float = setting_field(
+        30.0,
+        help="Longest wait for a vLLM server: its start, the completions of a batch, new weights. After it the server "
+        "is killed, and its requests go to another one. If it is not below `parallel.timeout_minutes`, the other "
+        "processes stop waiting first.",
+        unit="minutes",
+        above=0,
     )
     vllm_gpu_memory: float = setting_field(
         0.3,
@@ -296,6 +323,18 @@ class SamplingConfig(_Section):
         at_least=1,
         at_most=100,
     )
+
+    def serves_vllm(self, *, on_cpu: bool) -> bool:
+        """True if vLLM runs in server processes, False if it runs in the training processes."""
+        if self.vllm_mode == "auto":
+            return on_cpu or bool(self.vllm_devices) or self.vllm_servers is not None
+        return self.vllm_mode == "server"
+
+    def num_vllm_servers(self, num_processes: int) -> int:
+        """Number of vLLM servers of a machine with N training processes."""
+        if self.vllm_devices:
+            return len(self.vllm_devices) // self.vllm_tensor_parallel
+        return self.vllm_servers or num_processes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -981,7 +1020,14 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _Condition(
         'sampling.engine = "vllm"',
         _Rule(lambda c: c.sampling.engine == "builtin", 'it needs sampling.engine = "vllm", which is "builtin"'),
-        ("sampling.vllm_mode", "sampling.vllm_gpu_memory"),
+        (
+            "sampling.vllm_mode",
+            "sampling.vllm_gpu_memory",
+            "sampling.vllm_devices",
+            "sampling.vllm_servers",
+            "sampling.vllm_tensor_parallel",
+            "sampling.vllm_timeout_minutes",
+        ),
     ),
     _Condition(
         'sampling.engine = "vllm", LoRA adapters are merged for sampling, or sampling.max_staleness is above 0',
@@ -1178,6 +1224,27 @@ _CONFLICTS = (
     _Rule(
         lambda c: _untested_with_zero(c) if _uses_zero(c) else None,
         '{found} with parallel.strategy = "{c.parallel.strategy}"; expected its default, or the strategy fsdp2',
+    ),
+    _Rule(
+        lambda c: c.sampling.vllm_mode == "colocated" and (c.sampling.vllm_devices or c.sampling.vllm_servers),
+        'sampling.vllm_mode is "colocated" with vllm_devices or vllm_servers, which place servers; expected "server" '
+        'or "auto"',
+    ),
+    _Rule(
+        lambda c: c.sampling.vllm_devices and c.sampling.vllm_servers,
+        "sampling.vllm_servers is {c.sampling.vllm_servers} with sampling.vllm_devices, from whose number that of the "
+        "servers follows; expected one of the two",
+    ),
+    _Rule(
+        lambda c: len(set(c.sampling.vllm_devices)) < len(c.sampling.vllm_devices),
+        "sampling.vllm_devices lists a GPU twice; expected each once",
+    ),
+    _Rule(
+        lambda c: (
+            len(c.sampling.vllm_devices) % c.sampling.vllm_tensor_parallel and f"{len(c.sampling.vllm_devices)} GPUs"
+        ),
+        "sampling.vllm_devices has {found}; expected a multiple of sampling.vllm_tensor_parallel, which is "
+        "{c.sampling.vllm_tensor_parallel}",
     ),
     _Rule(
         lambda c: (c.model.min_pixels or 0) > (c.model.max_pixels or math.inf),

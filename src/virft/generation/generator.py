@@ -59,7 +59,8 @@ class Generator(Protocol):
     ) -> list[list[Completion]]:
         """Sample ``group_size`` completions of each prompt, in the order of the prompts.
 
-        Equal weights, prompts and keys give equal completions.
+        Equal weights, prompts and keys give equal completions. With several ranks, each of them calls this equally
+        often, some without prompts: an engine may sample one batch for several ranks.
         """
         ...
 

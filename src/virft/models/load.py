@@ -214,13 +214,17 @@ class LoadedModel:
         return replace(self, model=self.gathered_copy.copy_of(self.model), adapters=adapters, gathered_copy=None)
 
     @contextlib.contextmanager
-    def gathered(self) -> Iterator[LoadedModel]:
-        """Inside the block, the unsharded model with all weights.
+    def gathered(self, *, only_vision: bool = False) -> Iterator[LoadedModel]:
+        """Inside the block, the unsharded model with all weights, or with those of the vision tower and its projector.
 
         A collective operation if weights are sharded: every process must enter it.
         """
-        with self.gathered_copy.gathered() if self.gathered_copy is not None else contextlib.nullcontext():
-            yield self.unsharded()
+        if self.gathered_copy is None:
+            yield self
+            return
+        copied = self.unsharded()
+        with self.gathered_copy.gathered(self.family.vision_parameters(copied.model) if only_vision else None):
+            yield copied
 
     @contextlib.contextmanager
     def adapters_disabled(self) -> Iterator[None]:

@@ -114,6 +114,27 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@contextmanager
+def unsharded(module: nn.Module) -> Iterator[None]:
+    """Inside the block, parameters of a module that FSDP2 or ZeRO-3 shards are full tensors, without gradient.
+
+    A collective operation: every process must enter it. The module must not be called inside.
+    """
+    sharded = [
+        (owner, name, one)
+        for owner in module.modules()
+        for name, one in owner.named_parameters(recurse=False)
+        if isinstance(one, DTensor) or is_partitioned(one)
+    ]
+    try:
+        for owner, name, one in sharded:
+            owner._parameters[name] = nn.Parameter(full_tensor(one), requires_grad=False)
+        yield
+    finally:
+        for owner, name, one in sharded:
+            owner._parameters[name] = one
+
+
 @torch.no_grad()
 def write_full_tensor(parameter: nn.Parameter, value: Tensor) -> None:
     """Set a parameter that may be sharded to ``value``, of its unsharded shape, which every process has."""
@@ -198,11 +219,15 @@ class GatheredCopy:
         return self._copies[id(module)]
 
     @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Inside the block, the copy has all weights. A collective operation: every process must enter it."""
+    def gathered(self, only: Iterable[nn.Parameter] | None = None) -> Iterator[None]:
+        """Inside the block, the copy has all weights. A collective operation: every process must enter it.
+
+        ``only``: those of its weights that are gathered.
+        """
         filled = []
+        chosen = None if only is None else set(only)
         for one, twin in zip(self._model.parameters(), self.model.parameters(), strict=True):
-            if isinstance(one, DTensor) or is_partitioned(one):
+            if (isinstance(one, DTensor) or is_partitioned(one)) and (chosen is None or twin in chosen):
                 twin.data = full_tensor(one).to(self._dtypes[id(twin)])
                 filled.append(twin)
         try:

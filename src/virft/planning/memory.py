@@ -292,14 +292,19 @@ class Planner:
         return [one for one in self.loaded.family.vision_parameters(self.loaded.model) if not one.requires_grad]
 
     @property
-    def _engine(self) -> Literal["colocated", "server"] | None:
-        """Process in which vLLM runs, that of the training or its own; None without vLLM."""
+    def _engine(self) -> Literal["colocated", "server", "elsewhere"] | None:
+        """Place of vLLM: the training process, a server on the same device, or other devices.
+
+        None without vLLM.
+        """
         sampling = self.config.sampling
-        if self.method != "grpo" or sampling.engine == "builtin" or self.device_memory is None:
+        if self.method != "grpo" or sampling.engine == "builtin":
             return None
-        if sampling.vllm_mode == "auto":
-            return "server" if self.on_cpu else "colocated"
-        return sampling.vllm_mode
+        if sampling.vllm_devices:
+            return "elsewhere"
+        if self.device_memory is None:
+            return None
+        return "server" if sampling.serves_vllm(on_cpu=self.on_cpu) else "colocated"
 
     @property
     def _engine_bytes(self) -> int:
@@ -357,10 +362,14 @@ class Planner:
         all completions end at the same time, as many prompts as fit are admitted together. Logits: P G rows of the
         vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one layer. Copies of weights: see
         ``_sampling_copies``. Graph pool: see ``_graph_pool``. If weights are sharded, the copy of the model that
-        samples has all of them. vLLM: its fraction of the device, while it is awake.
+        samples has all of them. vLLM: its fraction of the device, while it is awake; sharded weights are gathered one
+        at a time.
         """
         if self._engine is not None:
-            return {"vLLM": self._engine_bytes if self._engine == "colocated" else 0}
+            engine = {"vLLM": self._engine_bytes if self._engine == "colocated" else 0}
+            if self.processes.shards_weights:
+                engine["one gathered weight"] = self._item * max(one.numel() for one in self.loaded.model.parameters())
+            return engine
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
         a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim_of(text) * self._item
         own = self.group_size * self.config.sampling.max_completion_tokens

@@ -95,7 +95,6 @@ def format_warnings(planner: Planner) -> str:
         num_parameters=sum(one.numel() for one in planner.loaded.model.parameters()),
         on_vllm=planner.loaded.family.on_vllm,
         on_gpu=not planner.on_cpu,
-        num_processes=planner.processes.count,
     )
     return "" if warning is None else f"\n\nwarning: {warning}"
 

@@ -131,7 +131,6 @@ def sampler_warnings(
         num_parameters=num_parameters,
         on_vllm=loaded.family.on_vllm,
         on_gpu=runtime.device.type == "cuda",
-        num_processes=runtime.ranks.count,
     )
     return [] if message is None else [(SLOW_SAMPLER, message)]
 

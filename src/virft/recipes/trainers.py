@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,8 @@ from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.sampling_weights import merges_adapters
-from virft.generation.vllm_generator import engine_is_served, start_vllm
+from virft.generation.vllm_generator import VLLMGenerator
+from virft.generation.vllm_start import check_placement, start_vllm
 from virft.inference.prompting import Prompting, make_renderer
 from virft.models.attention.layout import PackedRow
 from virft.models.load import LoadedModel
@@ -69,12 +71,9 @@ def require_engine(sampling: SamplingConfig, runtime: Runtime) -> None:
     """Raise ``ConfigError`` if vLLM is to sample and is not installed, or cannot run as configured on this machine."""
     if sampling.engine == "builtin":
         return
-    if runtime.ranks.count > 1:
-        raise ConfigError(
-            f"sampling.engine is {sampling.engine} with {runtime.ranks.count} processes; "
-            "expected builtin, or one process"
-        )
-    engine_is_served(sampling.vllm_mode, on_cpu=runtime.device.type == "cpu")
+    on_cpu = runtime.device.type == "cpu"
+    num_devices = 0 if on_cpu else torch.cuda.device_count()
+    check_placement(sampling, runtime.ranks.training_process, on_cpu=on_cpu, num_devices=num_devices)
 
 
 def open_grpo_trainer(config: Config, class_names: Iterable[str] = ()) -> GRPOTrainer:
@@ -117,13 +116,16 @@ def make_grpo_trainer(
         runtime=runtime,
         engine=sharded.engine,
         gathered=sharded.gathered,
-        gather=loaded.gathered if runtime.shards_weights else nullcontext,
+        # vLLM has weights of its own, so only images need the gathered copy.
+        gather=partial(loaded.gathered, only_vision=config.sampling.engine == "vllm"),
         feature_cache=_feature_cache(config.model),
         count_update=_count_update(config.model, loaded),
     )
+    generator = _make_generator(config.sampling, loaded, sharded.gathered or policy, runtime, merges=merges)
     return GRPOTrainer(
         runner=runner,
-        generator=_make_generator(config.sampling, loaded, sharded.gathered or policy, runtime, merges=merges),
+        generator=generator,
+        lost_samplers=generator.lost_servers if isinstance(generator, VLLMGenerator) else None,
         render=make_renderer(loaded, prompting),
         grader=make_grader(config.reward, config.prompt, config.mixture, loaded.family.box_space),
         optimizer=sharded.optimizer,
@@ -299,10 +301,10 @@ def _make_generator(
     return start_vllm(
         loaded,
         policy.rules,
+        sampling,
         dtype=runtime.dtype_name,
-        mode=sampling.vllm_mode,
-        memory_frac=sampling.vllm_gpu_memory,
         on_cpu=runtime.device.type == "cpu",
+        trainer=runtime.ranks.training_process,
     )
 
 

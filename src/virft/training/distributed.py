@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from virft.errors import RunError
+from virft.generation.training_process import TrainingProcess
 
 _T = TypeVar("_T")
 
@@ -40,6 +42,20 @@ class Ranks:
     def is_first(self) -> bool:
         """True for rank 0, which writes files and prints."""
         return self.index == 0
+
+    @property
+    def training_process(self) -> TrainingProcess:
+        """This process among those of the run and of its machine, for engines that are placed on machines."""
+        if self.count == 1:
+            return TrainingProcess()
+        return TrainingProcess(
+            rank=self.index,
+            count=self.count,
+            local_rank=processes().local_process_index,
+            # set by `accelerate launch` and `torchrun`
+            local_count=int(os.environ.get("LOCAL_WORLD_SIZE", self.count)),
+            union=self.union,
+        )
 
     def shard(self, items: Sequence[_T]) -> list[_T]:
         """This rank's items of a batch: every ``count``-th one, so that ranks differ by at most one item.

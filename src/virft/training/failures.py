@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from virft.errors import DataError, RunError
+from virft.errors import DataError, ModelError, RunError
 
 _LOST = re.compile(
     r"connection (was )?(closed|reset)|\bbroken pipe|socket (timeout|closed)|timed out|remote process exited"
@@ -23,13 +23,16 @@ def translate_failures(step: Callable[[], int], saved: Callable[[], str], *, wor
     """Give failures inside the block their step, and what is saved.
 
     ``step()`` and ``saved()`` are called when a failure happens: the number of the step, from 0, and a clause about
-    the last checkpoint. Raises ``RunError`` for out of memory and for a lost rank, ``DataError`` for a ``DataError``.
+    the last checkpoint. Raises ``RunError`` for out of memory, a lost rank and a lost sampler (``ModelError``),
+    ``DataError`` for a ``DataError``.
     Any other exception is a bug and passes unchanged, with its traceback.
     """
     try:
         yield
     except DataError as error:
         raise DataError(f"step {step() + 1}: {error}; {saved()}") from error
+    except ModelError as error:
+        raise RunError(f"step {step() + 1}: {error}\n{saved()}") from error
     except RuntimeError as error:
         if _is_out_of_memory(error):
             raise RunError(

@@ -147,6 +147,20 @@ def test_warm_start_leaves_a_step_of_grpo_and_needs_an_optimizer_that_can_start_
         replace(config(), grpo=GRPOConfig(warm_start_steps=5), parallel=ParallelConfig(strategy="zero2"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vllm_mode": "colocated", "vllm_servers": 1}, 'vllm_mode is "colocated" with vllm_devices or vllm_servers'),
+        ({"vllm_devices": (1, 2), "vllm_servers": 2}, "vllm_servers is 2 with sampling.vllm_devices"),
+        ({"vllm_devices": (1, 1)}, "vllm_devices lists a GPU twice"),
+        ({"vllm_devices": (1, 2, 3), "vllm_tensor_parallel": 2}, "vllm_devices has 3 GPUs; expected a multiple of"),
+    ],
+)
+def test_places_of_vllm_servers_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(config(), sampling=SamplingConfig(engine="vllm", **changes))
+
+
 def test_merged_sampling_weights_are_refused_for_a_base_in_4_bits() -> None:
     quantized = ModelConfig(train="lora", load_in_4bit=True, dtype="bfloat16")
     with pytest.raises(ConfigError, match=r'^sampling.weights is "merged" with model.load_in_4bit = true'):
@@ -160,6 +174,10 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "model.lora_alpha",
         "sampling.vllm_mode",
         "sampling.vllm_gpu_memory",
+        "sampling.vllm_devices",
+        "sampling.vllm_servers",
+        "sampling.vllm_tensor_parallel",
+        "sampling.vllm_timeout_minutes",
         "sampling.importance_cap",
         "sampling.weights",
         "grpo.vision_lr_scale",

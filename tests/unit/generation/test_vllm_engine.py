@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +10,8 @@ import pytest
 import torch
 
 import fake_vllm
-from virft.errors import ModelError
+from virft.generation.vllm_colocated import ColocatedEngine
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
-from virft.generation.vllm_server import ServedEngine, engine_environment
 
 SAMPLING = EngineSampling(max_tokens=5, temperature=0.7, stop_ids=(3,), forbidden=("<pad>",))
 
@@ -126,67 +120,36 @@ def test_a_vision_tower_is_built_for_deepstack_features_only(made: list[fake_vll
     ]
 
 
-def test_sleep_retains_the_weights(made: list[fake_vllm.LLM]) -> None:
-    engine = VLLMEngine(settings())
-    engine.sleep()
-    engine.wake_up()
-    assert made[0].calls == ["sleep 1", "wake_up"]
+def test_a_tensor_parallel_engine_reads_weights_from_files(made: list[fake_vllm.LLM]) -> None:
+    engine = VLLMEngine(settings(tensor_parallel=2))
+    engine.load_weights([("b", torch.tensor([1.0, 2.0])), ("a", torch.tensor([3.0], dtype=torch.bfloat16))])
+    assert made[0].settings["tensor_parallel_size"] == 2
+    assert made[0].calls[0] == ("reload_weights", {"b": [1.0, 2.0], "a": [3.0]})
 
 
-@pytest.fixture
-def server_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the server process import the fake module as vllm."""
-    shutil.copyfile(fake_vllm.__file__, tmp_path / "vllm.py")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+def test_engines_of_several_processes_share_their_group(made: list[fake_vllm.LLM]) -> None:
+    VLLMEngine(settings(sleeps=True, rank=5, tensor_parallel=2))
+    VLLMEngine(settings(sleeps=True))
+    launched, alone = (one.settings for one in made)
+    assert launched["distributed_executor_backend"] == "external_launcher"
+    assert launched["seed"] == 2
+    assert "distributed_executor_backend" not in alone
 
 
-@pytest.mark.usefixtures("server_path")
-def test_a_served_engine_gives_the_same_completions(made: list[fake_vllm.LLM], monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    start = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
-    served = ServedEngine(settings())
-    assert started[0].poll() is None
-    tied = torch.ones(2, dtype=torch.bfloat16)
-    served.load_weights([("a", tied), ("b", tied)])
-    outputs = served.generate([request()], SAMPLING)
-    served.sleep()
-    served.wake_up()
-    assert outputs == VLLMEngine(settings()).generate([request()], SAMPLING)
-    served.close()
-    assert started[0].returncode == 0
+def test_a_colocated_engine_loads_weights_before_it_has_a_cache_and_loses_both(made: list[fake_vllm.LLM]) -> None:
+    engine = ColocatedEngine(settings(sleeps=True))
+    for _ in range(2):
+        engine.load_weights([("a", torch.tensor([1.0]))])
+        engine.generate([request()], SAMPLING)
+    calls = [one if isinstance(one, str) else one[0] for one in made[0].calls]
+    step = ["wake_up weights", "reload_weights", "reset_mm_cache", "reset_encoder_cache", "reset_prefix_cache",
+            "wake_up kv_cache", "generate", "sleep 2"]  # fmt: skip
+    assert calls == ["sleep 2", *step, *step]
 
 
-@pytest.mark.usefixtures("server_path")
-def test_an_engine_that_does_not_start_raises_with_its_reason() -> None:
-    with pytest.raises(ModelError, match="vLLM: ValueError: not enough memory; its log ends so"):
-        ServedEngine(settings(dtype="bfloat16"))
-
-
-@pytest.mark.usefixtures("server_path")
-def test_an_engine_that_dies_raises_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_VLLM_DIES", "1")
-    served = ServedEngine(settings())
-    with pytest.raises(ModelError, match="the vLLM engine ended with status 9"):
-        served.generate([request()], SAMPLING)
-    served.close()
-
-
-@pytest.mark.usefixtures("server_path")
-def test_an_engine_that_samples_in_a_thread_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_VLLM_SLEEPS", "300")
-    engine = ServedEngine(settings())
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(engine.generate, [request()], SAMPLING)
-        while not engine._is_busy:
-            time.sleep(0.01)
-        began = time.monotonic()
-        engine.close()
-        assert time.monotonic() - began < 9, "the engine was not waited for"
-        assert running.exception() is not None
-
-
-def test_the_engine_gets_no_variables_of_the_launcher() -> None:
-    ours = {"RANK": "1", "WORLD_SIZE": "2", "PATH": "/bin", "VLLM_LOGGING_LEVEL": "INFO"}
-    assert engine_environment(ours, on_cpu=False) == {"PATH": "/bin", "VLLM_LOGGING_LEVEL": "INFO"}
-    assert engine_environment({}, on_cpu=True) == {"VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1"}
+def test_processes_of_a_tensor_parallel_engine_sample_the_same_batch(made: list[fake_vllm.LLM]) -> None:
+    own, others = [request(count=2)], [request(count=3), request(count=1)]
+    engine = ColocatedEngine(settings(sleeps=True), gather=lambda requests: [others, requests], place=1)
+    outputs = engine.generate(own, SAMPLING)
+    assert [one.settings["n"] for one in made[0].calls[1][2]] == [3, 1, 2]
+    assert [len(one) for one in outputs] == [2]

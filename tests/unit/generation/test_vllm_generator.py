@@ -6,9 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,13 +14,12 @@ from torch import Tensor
 
 from broken_models import forget_end_of_turn
 from factories import sample, save_image
-from virft.errors import ConfigError, ModelError
-from virft.generation import vllm_generator
+from virft.errors import ModelError
 from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
-from virft.generation.vllm_generator import VLLMGenerator, engine_is_served, start_vllm
+from virft.generation.vllm_generator import VLLMGenerator
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel, load_model
@@ -38,7 +35,10 @@ KEY = StepKey(seed=0, step=3)
 class RecordingEngine:
     """Returns fixed tokens; ``calls`` lists the calls of its methods, in order."""
 
-    def __init__(self) -> None:
+    receives_weights = True
+
+    def __init__(self, *, sleeps: bool = False) -> None:
+        self.sleeps = sleeps
         self.calls: list[str] = []
         self.weights: dict[str, Tensor] = {}
         self.requests: list[EngineRequest] = []
@@ -54,11 +54,8 @@ class RecordingEngine:
         self.calls.append("load_weights")
         self.weights = dict(weights)
 
-    def sleep(self) -> None:
-        self.calls.append("sleep")
-
-    def wake_up(self) -> None:
-        self.calls.append("wake_up")
+    def lost_servers(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         self.calls.append("close")
@@ -80,9 +77,8 @@ def encoded(loaded: LoadedModel, tmp_path: Path) -> EncodedPrompt:
     return EncodedPrompt(prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id="0/a")
 
 
-def generator(loaded: LoadedModel, engine: RecordingEngine, **changes: Any) -> VLLMGenerator:
-    rules = make_policy(loaded, temperature=0.7).rules
-    return VLLMGenerator(loaded, rules, **{"engine": engine, "dtype": torch.float32, "sleeps": False} | changes)
+def generator(loaded: LoadedModel, engine: RecordingEngine) -> VLLMGenerator:
+    return VLLMGenerator(loaded, make_policy(loaded, temperature=0.7).rules, engine=engine, dtype=torch.float32)
 
 
 def test_weights_are_sent_before_the_first_sampling_and_once_after_each_step(
@@ -214,16 +210,25 @@ def test_an_engine_output_becomes_a_completion(loaded: LoadedModel, encoded: Enc
     assert cut.finish_reason is FinishReason.LENGTH
 
 
-def test_a_sleeping_engine_wakes_up_before_it_gets_weights(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+def test_an_engine_that_sleeps_gets_all_weights_before_each_sampling(
+    loaded: LoadedModel, encoded: EncodedPrompt
+) -> None:
+    loaded.model.requires_grad_(False)
+    engine = RecordingEngine(sleeps=True)
+    made = generator(loaded, engine)
+    for _ in range(2):
+        made.generate([encoded], 1, PARAMS, KEY)
+        assert "lm_head.weight" in engine.weights
+        made.update()
+    assert engine.calls == ["load_weights", "generate"] * 2
+
+
+def test_a_process_whose_weights_another_one_sends_makes_none(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
     engine = RecordingEngine()
-    made = generator(loaded, engine, sleeps=True)
-    made.generate([encoded], 1, PARAMS, KEY)
-    made.update()
-    made.generate([encoded], 1, PARAMS, KEY)
-    assert engine.calls == [
-        "load_weights", "generate", "sleep",
-        "wake_up", "load_weights", "generate", "sleep",
-    ]  # fmt: skip
+    engine.receives_weights = False
+    generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
+    assert engine.calls == ["load_weights", "generate"]
+    assert engine.weights == {}
 
 
 class SlowEngine(RecordingEngine):
@@ -266,50 +271,16 @@ def test_another_call_waits_for_the_one_that_began(loaded: LoadedModel, encoded:
 
 
 def test_an_engine_that_sleeps_samples_before_the_update(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
-    engine = RecordingEngine()
-    sampling = generator(loaded, engine, sleeps=True).begin([encoded], 2, PARAMS, KEY)
-    assert engine.calls == ["load_weights", "generate", "sleep"]
+    engine = RecordingEngine(sleeps=True)
+    sampling = generator(loaded, engine).begin([encoded], 2, PARAMS, KEY)
+    assert engine.calls == ["load_weights", "generate"]
     assert [len(one) for one in sampling()] == [2]
 
 
 def test_a_forbidden_token_without_a_text_of_its_own_is_refused(loaded: LoadedModel) -> None:
     byte = loaded.tokenizer("é", add_special_tokens=False).input_ids[0]  # a part of a character
     with pytest.raises(ModelError, match=f"token {byte} has no text of its own"):
-        VLLMGenerator(
-            loaded, TokenRules(forbidden_ids=(byte,)), engine=RecordingEngine(), dtype=torch.float32, sleeps=False
-        )
-
-
-def with_vllm(monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
-    monkeypatch.setattr(vllm_generator, "find_spec", lambda name: ModuleSpec(name, None) if there else None)
-
-
-def test_the_mode_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_vllm(monkeypatch, there=True)
-    assert engine_is_served("auto", on_cpu=True)
-    assert engine_is_served("server", on_cpu=True)
-    assert engine_is_served("server", on_cpu=False)
-    assert not engine_is_served("auto", on_cpu=False)
-    assert not engine_is_served("colocated", on_cpu=False)
-
-
-def test_no_engine_sleeps_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_vllm(monkeypatch, there=True)
-    with pytest.raises(ConfigError, match=r'vllm_mode is "colocated" on a CPU.* cannot sleep .*expected "server" or'):
-        engine_is_served("colocated", on_cpu=True)
-
-
-def test_without_vllm_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_vllm(monkeypatch, there=False)
-    with pytest.raises(ConfigError, match=r'"vllm", which is not installed; pip install -e "\.\[vllm\]"'):
-        engine_is_served("auto", on_cpu=True)
-
-
-def test_a_family_without_vllm_support_is_refused(monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
-    with_vllm(monkeypatch, there=True)
-    loaded.family = replace(loaded.family, on_vllm=False)
-    with pytest.raises(ConfigError, match="does not take image features of qwen2_vl; expected"):
-        start_vllm(loaded, TokenRules(), dtype="float32", mode="auto", memory_frac=0.3, on_cpu=True)
+        VLLMGenerator(loaded, TokenRules(forbidden_ids=(byte,)), engine=RecordingEngine(), dtype=torch.float32)
 
 
 def test_the_qwen_families_run_on_vllm() -> None:

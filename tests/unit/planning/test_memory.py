@@ -418,6 +418,17 @@ def test_vllm_has_its_fraction_of_the_device() -> None:
         assert planned._sampling(4) == {"vLLM": 1 << 32 if mode == "colocated" else 0}
 
 
+def test_vllm_on_other_devices_leaves_the_device_to_the_training() -> None:
+    sampling = replace(FULL.sampling, engine="vllm", vllm_devices=(2,))
+    alone = Planner(replace(FULL, sampling=sampling), image=IMAGE, text_tokens=20, device_memory=1 << 34)
+    assert "vLLM" not in alone.held
+    assert alone._sampling(4) == {"vLLM": 0}
+    sharded = replace(FULL, sampling=sampling, parallel=ParallelConfig(strategy="fsdp2"))
+    both = Planner(sharded, image=IMAGE, text_tokens=20, device_memory=1 << 34, num_processes=2)
+    largest = max(one.numel() for one in both.loaded.model.parameters())
+    assert both._sampling(4) == {"vLLM": 0, "one gathered weight": both._item * largest}
+
+
 def test_a_number_of_processes_that_a_run_would_refuse_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"grpo\.prompts_per_step is 16 with 17 processes; expected at least one"):
         of_processes("ddp", 17)
@@ -458,7 +469,7 @@ def test_a_cuda_graph_reserves_the_temporary_tensors_of_a_decode_step() -> None:
     ("changes", "on_cpu", "processes", "expected"),
     [
         ({}, False, 1, ["engine", "cuda_graph"]),
-        ({}, False, 3, ["cuda_graph"]),
+        ({}, False, 3, ["engine", "cuda_graph"]),
         ({"cuda_graph": True}, False, 1, []),
         ({"engine": "vllm"}, False, 1, []),
         ({}, True, 1, []),

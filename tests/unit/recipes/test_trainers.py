@@ -41,8 +41,9 @@ def tiny() -> LoadedModel:
 class NoEngine:
     """In place of an engine; ``options`` are those that it was started with."""
 
-    def __init__(self, loaded: LoadedModel, rules: TokenRules, **options: Any) -> None:
+    def __init__(self, loaded: LoadedModel, rules: TokenRules, sampling: SamplingConfig, **options: Any) -> None:
         self.rules = rules
+        self.sampling = sampling
         self.options = options
 
 
@@ -90,7 +91,10 @@ def test_an_engine_follows_the_settings(tiny: LoadedModel, monkeypatch: pytest.M
     )
     trainer = grpo_trainer_of(settings, tiny)
     assert isinstance(trainer.generator, NoEngine)
-    assert trainer.generator.options == {"dtype": "float32", "mode": "server", "memory_frac": 0.5, "on_cpu": True}
+    assert trainer.generator.sampling is settings.sampling
+    processes = trainer.generator.options.pop("trainer")
+    assert (processes.rank, processes.count) == (0, 1)
+    assert trainer.generator.options == {"dtype": "float32", "on_cpu": True}
     assert trainer.generator.rules.temperature == 0.8
     assert trainer.correction == SamplerCorrection(importance_cap=3.0, max_gap=1e-3)
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from virft.errors import DataError, RunError
+from virft.errors import DataError, ModelError, RunError
 from virft.training.failures import translate_failures
 
 
@@ -38,6 +38,11 @@ def test_out_of_memory_names_the_settings_to_lower(error: RuntimeError) -> None:
 
 def test_a_missing_image_gets_its_step() -> None:
     assert translated(DataError("a.png: no such image")) == "step 50: a.png: no such image; all is saved"
+
+
+def test_a_lost_sampler_gets_its_step() -> None:
+    lost = "no vLLM server is left to sample with: server 1 is gone; its log ends so:\nKilled"
+    assert translated(ModelError(lost)) == f"step 50: {lost}\nall is saved"
 
 
 @pytest.mark.parametrize(

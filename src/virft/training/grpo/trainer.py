@@ -114,6 +114,8 @@ class GRPOTrainer:
     """In place of ``reference``: context in which the policy is its own reference (LoRA: adapters disabled)."""
     warm_start: SFTTrainer | None = None
     """Takes the steps of the warm start, with the same policy and optimizer; None without a warm start."""
+    lost_samplers: Callable[[], list[str]] | None = None
+    """Messages about engines of this rank that were lost and replaced since the last call; None if none can be lost."""
     refill: Callable[[int, int], Sequence[Sample]] | None = None
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
     write_target: WriteTarget | None = None
@@ -125,6 +127,7 @@ class GRPOTrainer:
 
     def __post_init__(self) -> None:
         self._loader = PromptLoader(self.render, self.runner.needs_pixels, num_workers=self.num_workers)
+        self._last_number = -1
         self._in_flight: InFlight | None = None
         self._saved_flight: SavedFlight | None = None
 
@@ -154,6 +157,10 @@ class GRPOTrainer:
                 assert isinstance(self.optimizer, Optimizer), "the config refuses a warm start with ZeRO"
                 self.optimizer.state.clear()
         timer = StageTimer()
+        if number <= self._last_number:
+            # The loop has rolled back to the weights of a checkpoint, which another engine does not have.
+            self.generator.update()
+        self._last_number = number
         # Sample a group of G completions per prompt from the current policy, unless that began in the step before;
         # reward each completion.
         rollout = self._roll_out(number, samples, following, timer)
@@ -337,7 +344,10 @@ class GRPOTrainer:
         return InFlight(number, policy_step, self.ranks.shard(samples), rendered, encoded, completions)
 
     def _start(self, sample: Callable[..., Sampling], number: int, encoded: list[EncodedPrompt]) -> Sampling:
-        """Sample for a step, now or meanwhile."""
+        """Sample for a step, now or meanwhile.
+
+        Without prompts too: an engine that several processes share samples one batch for all of them.
+        """
         return sample(encoded, self.config.group_size, self.params, StepKey(seed=self.seed, step=number))
 
     def _reward(self, flight: InFlight, timer: StageTimer) -> Drawn:
@@ -614,7 +624,7 @@ class GRPOTrainer:
                 has_staleness=self.max_staleness > 0,
             ),
             widest_group=widest_reward_range(rollout.groups),
-            warning=self._gap_warning(number, None if any(staleness.values()) else updates.get("sampler_gap_mean")),
+            warning=self._sampler_warning(number, None if any(staleness.values()) else updates.get("sampler_gap_mean")),
             groups=rollout.groups,
         )
 
@@ -656,6 +666,14 @@ class GRPOTrainer:
             metrics["num_refilled"] = sum(has_nonzero_std(group.rewards) for group in rollout.refilled)
             metrics["num_tokens"] = num_tokens(rollout.groups)
         return metrics
+
+    def _sampler_warning(self, number: int, gap: float | None) -> str | None:
+        """Warning about lost engines of any rank and about the gap of their log-probs; None without one."""
+        lost = [] if self.lost_samplers is None else self.ranks.union(self.lost_samplers())
+        found = [f"step {number + 1}: {one}" for one in lost]
+        if (warning := self._gap_warning(number, gap)) is not None:
+            found.append(warning)
+        return "\n".join(found) or None
 
     def _staleness(self, number: int, rollout: Rollout) -> dict[str, float]:
         """Mean over the groups of a step of the steps since the weights that sampled them; empty if it is always 0."""

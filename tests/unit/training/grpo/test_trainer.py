@@ -81,6 +81,23 @@ def test_operations_of_all_updates_of_a_step_are_counted_unless_none_was_made() 
     assert "update_flops" not in equal.step(0, SAMPLES).metrics
 
 
+def test_the_sampler_gets_the_weights_that_a_rollback_restores(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = toy_trainer()
+    calls: list[str] = []
+    sample = trainer.generator.generate
+    monkeypatch.setattr(trainer.generator, "update", lambda: calls.append("update"))
+    monkeypatch.setattr(trainer.generator, "generate", lambda *a: calls.append("generate") or sample(*a))
+    for number in (0, 1, 0):
+        trainer.step(number, SAMPLES)
+    assert calls == ["generate", "update", "generate", "update", "update", "generate", "update"]
+
+
+def test_a_lost_sampler_is_reported_with_its_step() -> None:
+    trainer = toy_trainer()
+    trainer.lost_samplers = lambda: ["vLLM server 1 is gone"]
+    assert trainer.step(4, SAMPLES).warning == "step 5: vLLM server 1 is gone"
+
+
 def test_the_learning_rate_follows_the_schedule() -> None:
     trainer = toy_trainer(num_steps=4)
     assert [trainer.step(number, SAMPLES).metrics["learning_rate"] for number in range(4)] == pytest.approx(
