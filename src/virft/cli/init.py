@@ -85,7 +85,7 @@ def init(
     if folders is None:
         folders = _ask("Data, a folder made by `virft build`", "data/mine", lambda text: find_datasets(Path(text)))
         folders = find_datasets(folders.train, validation)
-    model = model or _ask(f"Model: {BUILT_IN_NAMES}, a folder, or a hub id", "virft-tiny", resolve_model)
+    model = model or _ask(f"Model: {BUILT_IN_NAMES}, a folder, or a hub id", "virft-photo", resolve_model)
     size = read_model_size(model).num_parameters
     if memory is None and train is None and (size is None or size >= SMALL):
         memory = _ask("Memory of the GPU in GiB (empty: unknown)", "", _memory)
