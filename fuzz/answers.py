@@ -16,6 +16,7 @@ from mutations import arguments, counted, cut
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
+from virft.tasks.pointing import point_target
 from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target
 
@@ -28,12 +29,15 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "classification": (Label(text="tabby cat", aliases=("tabby",)),),
     "grounding": (_BOXES[1],),
     "counting": (Count(0), Count(3)),
+    "pointing": (point_target([]), point_target(_BOXES), point_target(_BOXES[:1], crowd=_BOXES[1:])),
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
     "<answer>[[0, 0, 500, 500], [10, 10, 490, 490], [0, 0, 320, 240], [157, 42, 998, 999]]</answer>",
     "<think>so</think><answer>No Objects</answer>",
     "<answer>(1,2),(30,40)</answer>",
+    '<answer>[{"point_2d": [250, 250], "label": "x"}, {"point_2d": [260, 20]}]</answer>',
+    '<answer><points x1="10.5" y1="20.0" x2="30.0" y2="40.5" alt="x">x</points><point x="1" y="2"/></answer>',
     "<answer><box>[[1, 2, 3, 4]]</box></answer>",
     "<answer>tabby cat</answer>",
     "<answer>There are three, not 12-13 or 1000000.</answer>",
@@ -42,6 +46,7 @@ SEEDS = (
 PIECES = (
     "<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", "(", ")", ",", ":", "'", '"', "\\", " ", "\n",
     "NaN", "-5.5", "1e999", "Infinity", "١٢", "２５０", "No Objects", "```", "<box>", "</box>", "'Position'", "0.5",
+    "point_2d", "<point ", ' x1="',
     "7" * 400, "[" * 2000, "{'a':" * 500, "\ud800", "\x00", "\u200b", "e" * 3000, "-", "+", "0x10", "1_000", "None",
 )  # fmt: skip
 

@@ -96,6 +96,36 @@ class Detections:
         return len(self.items) + len(self.invalid)
 
 
+class Point(NamedTuple):
+    """Point in float pixels of the *original* image; the origin is the top left corner."""
+
+    x: float
+    """Distance from the left edge, pixels."""
+    y: float
+    """Distance from the top edge, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Points:
+    """Pointing answer or target. No items and no invalid elements means "no objects"."""
+
+    items: tuple[Point, ...] = ()
+    """Points of an answer in the order of the text; of a target, the centre of each object's box."""
+    invalid: tuple[InvalidElement, ...] = ()
+    """Elements of an answer that are not points; empty for a target."""
+    num_clipped: int = 0
+    """Number of points that were outside the image by at most 1 % of its extent and were moved to its edge."""
+    objects: tuple[Box, ...] = ()
+    """Boxes of a target, in the order of ``items``: a point inside one points to the object. Empty for an answer."""
+    crowd: tuple[Box, ...] = ()
+    """Regions of a target, COCO's crowds, in which a point is neither right nor wrong; empty for an answer."""
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of predictions N in the reward formulas: valid points and invalid elements."""
+        return len(self.items) + len(self.invalid)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
     """Class name, as an answer or a target of classification."""
@@ -171,7 +201,8 @@ class Sample:
     image_sizes: tuple[ImageSize, ...]
     """Size of each image in pixels, after the EXIF orientation is applied."""
     query: str
-    """Class name (detection, counting), domain such as "animal" (classification), or an expression (grounding)."""
+    """Class name (detection, counting, pointing), domain such as "animal" (classification), or an expression
+    (grounding)."""
     target: Target
     """Ground truth; boxes are in pixels of the target image, and if ``augmentation`` is set, of the augmented image."""
     target_image: int = 0

@@ -86,7 +86,7 @@ def build_from_coco(
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
 
-    ``task``: one whose targets follow from the boxes of a class, as those of detection and counting do.
+    ``task``: one whose targets follow from the boxes of a class, as those of detection, counting and pointing do.
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.

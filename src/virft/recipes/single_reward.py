@@ -132,7 +132,7 @@ def read_target(
     Raises ``ConfigError`` for a text that cannot be parsed.
     """
     row = TASKS[task]
-    reading = row.read(f"<answer>{text}</answer>", thinking=False, space=space, original=image_size, resized=resized)
+    reading = row.read_target_text(f"<answer>{text}</answer>", space=space, original=image_size, resized=resized)
     if fault := row.target_fault(reading.answer):
         raise ConfigError(f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.example}")
     return reading.answer

@@ -8,8 +8,9 @@ from virft.tasks.classification import CLASSIFICATION
 from virft.tasks.counting import COUNTING
 from virft.tasks.detection import DETECTION
 from virft.tasks.grounding import GROUNDING
+from virft.tasks.pointing import POINTING
 from virft.tasks.task import Task
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING, POINTING)}
 
 __all__ = ["TASKS", "Task"]

@@ -205,6 +205,9 @@ class TaskBoxes:
     """The answer that has these boxes, as ``rollouts.jsonl`` stores them."""
     move: Callable[[Any, Callable[[Box], Box]], Any]
     """A target with each of its boxes moved, for augmentation."""
+    are_points: bool = False
+    """Whether answers have points where targets have boxes: ``of_answer`` then gives boxes without extent, which are
+    drawn as points and have no IoU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -307,6 +310,9 @@ class Task:
     """Parser of a completion."""
     render: RenderTarget
     """Writer of the canonical completion for a target."""
+    read_target: ReadText | None = None
+    """Parser of a target that is given as text, such as that of ``virft explain``; None: it is written like an
+    answer."""
     fault_of: Callable[[Any], str | None] = no_fault
     """Reason why a readable answer may not be a target, for targets that are written like an answer."""
 
@@ -404,6 +410,11 @@ class Task:
             return sample.question
         return fill_template(self.prompts, sample.query, template=template, thinking=thinking, space=space)
 
+    def read_target_text(self, text: str, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
+        """Return the reading of a target that is given as the text of an answer block with its tags."""
+        read = self.read_target or self.read
+        return read(text, thinking=False, space=space, original=original, resized=resized)
+
     def target_fault(self, answer: Answer) -> str | None:
         """Return the reason why an answer may not be a target; None if it may."""
         if isinstance(answer, Unreadable):
@@ -494,6 +505,11 @@ class Task:
     def target_boxes(self, target: Target | None) -> tuple[Box, ...]:
         """Return the boxes of a target, if it has any."""
         return () if self.boxes is None or target is None else self.boxes.of_target(target)
+
+    @property
+    def has_points(self) -> bool:
+        """Whether the boxes of answers are points, without extent."""
+        return self.boxes is not None and self.boxes.are_points
 
     def answer_boxes(self, answer: Answer, target: Target | None = None) -> tuple[MarkedBox, ...]:
         """Return the boxes of an answer, if it has any, compared with its target."""

@@ -111,7 +111,7 @@ def test_the_prompting_has_no_default(argument: str) -> None:
         ({"target": None}, "target is missing; expected task, target, image_size, box_space, thinking"),
         ({"image_size": None}, "image_size is missing; expected task, target, image_size, box_space, thinking"),
         ({"image_size": [64]}, "image_size is [64]; expected [width, height] in pixels"),
-        ({"target": "[1, 2, 3, 4]"}, "target is '[1, 2, 3, 4]'; expected an object with boxes, label, box or count"),
+        ({"target": "[1, 2, 3, 4]"}, "target is '[1, 2, 3, 4]'; expected an object with boxes, label, box"),
         ({"task": "tracking"}, "task is 'tracking'; expected one of detection, classification, grounding"),
         ({"task": "grounding"}, "target: box is missing"),
         ({"target": {"boxes": [[16, 12, 90, 24]]}}, "box [16, 12, 90, 24] reaches outside its image"),

@@ -16,14 +16,16 @@ from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
+from virft.tasks.pointing import point_target
 from virft.tasks.task import COMMON_METRICS, CORRECT, HALF_RIGHT
-from virft.types import Box, Detections, ImageSize, InvalidElement, Label, Sample, Unreadable
+from virft.types import Box, Detection, Detections, ImageSize, InvalidElement, Label, Point, Points, Sample, Unreadable
 
 TARGETS = {
     "detection": detections((10, 10, 30, 40), (0, 0, 64, 48)),
     "classification": Label(text="red fox"),
     "grounding": box(10, 10, 30, 40),
     "counting": Count(3),
+    "pointing": point_target([box(10, 10, 30, 40), box(0, 0, 64, 48)]),
 }
 EVERY_TASK = pytest.mark.parametrize("name", list(TASKS))
 
@@ -75,6 +77,8 @@ def test_a_rendered_target_is_read_back(name: str, thinking_text: str | None) ->
     assert read.well_formed
     if isinstance(read.answer, Detections) and isinstance(one.target, Detections):
         assert [item.box for item in read.answer.items] == [item.box for item in one.target.items]
+    elif isinstance(read.answer, Points) and isinstance(one.target, Points):
+        assert read.answer.items == one.target.items
     else:
         assert read.answer == one.target
     assert task.score(read, one.target) == 1.0
@@ -106,7 +110,7 @@ def test_metrics_count_correct_and_unreadable_answers(name: str) -> None:
     measured = TASKS[name].measure(pairs)
     assert measured.values["unreadable_frac"] == 0.5
     assert measured.values["well_formed_frac"] == 0.5
-    half = {"detection": "recall"}.get(name, TASKS[name].headline)
+    half = {"detection": "recall", "pointing": "recall"}.get(name, TASKS[name].headline)
     assert measured.values[half] == 0.5
 
 
@@ -201,6 +205,8 @@ def test_the_datasets_own_question_replaces_the_template() -> None:
         ("grounding", box(1, 2, 30, 40.4), "1 box: 1, 2 to 30, 40", "1 box", ""),
         ("classification", Label(text="tabby"), "tabby", "tabby", "tabby"),
         ("counting", Count(3), *["3"] * 3),
+        ("pointing", Points(items=(Point(1, 2), Point(30, 40.4))), "2 points: 1, 2; 30, 40", "2 points", ""),
+        ("pointing", Points(), *["no objects"] * 3),
         ("grounding", Unreadable(reason="no answer block"), *["unreadable: no answer block"] * 3),
     ],
 )
@@ -225,6 +231,8 @@ def test_descriptions_of_answers(task: str, answer: object, full: str, short: st
         ),
         ("grounding", box(1, 2, 3, 4), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
         ("classification", Label(text="fox", aliases=("vulpes",)), *["fox or vulpes"] * 3),
+        ("pointing", point_target([box(1, 2, 3, 4)]), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
+        ("pointing", Points(), "no objects", "no objects", "absent"),
     ],
 )
 def test_descriptions_of_targets(task: str, target: object, full: str, short: str, caption: str) -> None:
@@ -246,10 +254,9 @@ def test_boxes_survive_the_log_of_rollouts(name: str) -> None:
     if task.boxes is None:
         assert task.answer_boxes(TARGETS[name]) == ()
         return
-    from virft.types import Detection
-
     found = [Detection(box=one.box, confidence=one.confidence) for one in task.answer_boxes(TARGETS[name])]
-    assert task.boxes.to_answer(found) == TARGETS[name]
+    target = TARGETS[name]
+    assert task.boxes.to_answer(found) == (Points(items=target.items) if isinstance(target, Points) else target)
 
 
 @EVERY_TASK

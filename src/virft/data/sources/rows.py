@@ -223,7 +223,7 @@ def _question_digest(row: dict[str, Any]) -> str:
     """Return a digest of image, question and task of a row, equal for rows with the same question about an image."""
     keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
     target = row["target"] if isinstance(row["target"], dict) else {}
-    kind = [key for key in ("boxes", "label", "box", "count") if key in target]
+    kind = [task.name for task in TASKS.values() if task.target_format.required <= target.keys()]
     return _digest([kind, {key: row[key] for key in keys if key in row}])
 
 

@@ -79,7 +79,7 @@ def _space(space: BoxSpace | None, question: str, task: str, answer: str) -> Box
 def _read(text: str, task: str, size: ImageSize, space: BoxSpace, *, shown: str, column: str) -> Target:
     """Parse an answer to a target; boxes in pixels of the upright image, rounded to three decimals."""
     row = TASKS[task]
-    reading = row.read(text, thinking=False, space=space, original=size, resized=size)
+    reading = row.read_target_text(text, space=space, original=size, resized=size)
     if fault := row.target_fault(reading.answer):
         raise DataError(
             f"{column} {shown!r:.60} is not an answer of {row.name} ({fault}); expected one such as {row.example}"

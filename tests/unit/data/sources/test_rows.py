@@ -66,7 +66,7 @@ OWN_QUESTIONS: list[dict[str, Any]] = [
 
 
 INVALID: list[tuple[Any, str]] = [
-    ({"image": "a.png", "query": "fox"}, "target is None; expected an object with boxes, label, box or count"),
+    ({"image": "a.png", "query": "fox"}, "target is None; expected an object with boxes, label, box"),
     ({"image": "a.png", "target": BOXES}, "query is missing; expected query, question or prompt"),
     ({"image": "a.png", "query": " ", "target": BOXES}, "query is ' '; expected text that is not empty"),
     ({"image": "a.png", "query": "fox", "target": {"boxes": [[1, 2, 3]]}}, "box [1, 2, 3] is not four numbers"),
