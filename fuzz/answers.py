@@ -18,7 +18,7 @@ from virft.tasks import TASKS
 from virft.tasks.counting import Count
 from virft.tasks.pointing import point_target
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, Target
+from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, ShortAnswer, Target
 
 SLOW_S = 0.05
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(644, 476)
@@ -29,6 +29,14 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "classification": (Label(text="tabby cat", aliases=("tabby",)),),
     "grounding": (_BOXES[1],),
     "counting": (Count(0), Count(3)),
+    "short_answer": (
+        ShortAnswer(answers=("tabby cat", "tabby")),
+        ShortAnswer(answers=("3", "four"), kind="number", relative_tolerance=0.05),
+        ShortAnswer(answers=("B",), kind="choice", options=("tabby cat", "owl")),
+        ShortAnswer(answers=("tabby", "cat"), kind="list"),
+        ShortAnswer(answers=("There are three",), kind="ocr"),
+        ShortAnswer(answers=("cat",) * 6 + ("tabby cat",) * 4, kind="vqa"),
+    ),
     "pointing": (point_target([]), point_target(_BOXES), point_target(_BOXES[:1], crowd=_BOXES[1:])),
 }
 SEEDS = (

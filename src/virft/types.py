@@ -137,6 +137,22 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShortAnswer:
+    """Short text, as an answer or a target. An answer has one text and no other field."""
+
+    answers: tuple[str, ...]
+    """Texts that a target accepts; the items of a target of kind ``list``, the letters of one of kind ``choice``."""
+    kind: str = "text"
+    """Rule that compares an answer with a target, a key of ``virft.metrics.short_answers.SCORES``."""
+    options: tuple[str, ...] = ()
+    """Texts of the options A, B, .. of a target of kind ``choice``."""
+    relative_tolerance: float = 0.0
+    """Largest error of a number as a fraction of the target."""
+    absolute_tolerance: float = 0.0
+    """Largest error of a number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unreadable:
     """Result of parsing a completion that holds no valid answer. Not the same as "no objects"."""
 

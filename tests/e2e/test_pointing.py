@@ -42,14 +42,20 @@ def test_a_model_is_trained_and_scored(data: Path, tmp_path: Path, capsys: pytes
     head, cat, *_ = (line.split() for line in capsys.readouterr().out.splitlines())
     assert head[:5] == ["task", "class", "questions", "absent", "boxes"]
     assert cat[:3] == ["pointing", "cat", "2"] or cat[:3] == ["pointing", "cat", "3"]
-    settings = ("grpo.steps=1", "sampling.max_completion_tokens=16", "grpo.demonstrations=group", "grpo.near_right=true")
+    settings = (
+        "grpo.steps=1",
+        "sampling.max_completion_tokens=16",
+        "grpo.demonstrations=group",
+        "grpo.near_right=true",
+    )
     assert virft("grpo", write_config(tmp_path, data), *settings) == 0
     assert {"reward_hit", "reward_closeness"} <= log(tmp_path / "run")[0].keys()
     out = tmp_path / "predictions"
     assert virft("predict", tmp_path / "run" / "model", data, out, "--max-completion-tokens", 16) == 0
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     # (16, 16) of 64 x 48 pixels: inside the box that a, b and c share
-    written = [line | {"text": '<answer>[{"point_2d": [250, 333], "label": "x"}]</answer>'} for line in lines]
+    text = '<answer>[{"point_2d": [250, 333], "label": "x"}]</answer>'
+    written = [{**line, "text": text, "token_logprobs": [], "token_ends": []} for line in lines]
     (out / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
     assert virft("score", out, data) == 0
     scores = json.loads((out / "scores.json").read_text())["tasks"]["pointing"]

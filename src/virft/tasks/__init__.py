@@ -9,8 +9,11 @@ from virft.tasks.counting import COUNTING
 from virft.tasks.detection import DETECTION
 from virft.tasks.grounding import GROUNDING
 from virft.tasks.pointing import POINTING
+from virft.tasks.short_answer import SHORT_ANSWER
 from virft.tasks.task import Task
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING, POINTING)}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING, POINTING, SHORT_ANSWER)
+}
 
 __all__ = ["TASKS", "Task"]

@@ -13,7 +13,7 @@ from virft.tasks import TASKS
 from virft.tasks.constant_box import find_best_box
 from virft.tasks.counting import Count
 from virft.tasks.pointing import point_target
-from virft.types import Detections, Label, Sample
+from virft.types import Detections, Label, Sample, ShortAnswer
 
 SIZE = (100, 50)
 
@@ -85,6 +85,7 @@ def test_the_target_of_a_test_sample_does_not_change_its_blind_answers(name: str
         "grounding": [box(0, 0, 30, 30), box(20, 5, 60, 40), box(5, 5, 9, 9)],
         "classification": [Label(text="a"), Label(text="b"), Label(text="b")],
         "counting": [Count(1), Count(2), Count(2)],
+        "short_answer": [ShortAnswer(answers=(text,)) for text in ("red", "blue", "blue")],
         "pointing": [point_target([box(0, 0, 30, 30)]), point_target([box(20, 5, 60, 40)]), point_target([])],
     }[name]
     train = [sample(target, task=name, query=query) for target, query in zip(targets, "xyz", strict=True)]

@@ -195,8 +195,14 @@ def label(reading, target, context):
     [
         ({"preset": "strict"}, "preset: 'strict' is not known; expected robust or paper"),
         ({"weights": {"iuo": 1.0}}, "weights: iuo is no part of the robust reward; did you mean iou?"),
-        ({"weights": {"zz": 1.0}}, "expected one of closeness, confidence, count, format, giou, hit, iou, label"),
-        ({"weights": {"overlong": 1.0}}, "expected one of closeness, confidence, count, format, giou, hit, iou, label"),
+        (
+            {"weights": {"zz": 1.0}},
+            "expected one of answer, closeness, confidence, count, format, giou, hit, iou, label",
+        ),
+        (
+            {"weights": {"overlong": 1.0}},
+            "expected one of answer, closeness, confidence, count, format, giou, hit, iou, label",
+        ),
         ({"weights": {"iou": -1.0}}, "weights: iou = -1.0; expected a finite number, 0 or more"),
         ({"weights": {"iou": math.nan}}, "weights: iou = nan; expected a finite number, 0 or more"),
         ({"iou_threshold": 1.5}, "iou_threshold = 1.5; expected a number from 0 to 1"),

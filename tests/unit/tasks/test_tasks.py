@@ -18,7 +18,19 @@ from virft.tasks import TASKS
 from virft.tasks.counting import Count
 from virft.tasks.pointing import point_target
 from virft.tasks.task import COMMON_METRICS, CORRECT, HALF_RIGHT
-from virft.types import Box, Detection, Detections, ImageSize, InvalidElement, Label, Point, Points, Sample, Unreadable
+from virft.types import (
+    Box,
+    Detection,
+    Detections,
+    ImageSize,
+    InvalidElement,
+    Label,
+    Point,
+    Points,
+    Sample,
+    ShortAnswer,
+    Unreadable,
+)
 
 TARGETS = {
     "detection": detections((10, 10, 30, 40), (0, 0, 64, 48)),
@@ -26,6 +38,7 @@ TARGETS = {
     "grounding": box(10, 10, 30, 40),
     "counting": Count(3),
     "pointing": point_target([box(10, 10, 30, 40), box(0, 0, 64, 48)]),
+    "short_answer": ShortAnswer(answers=("a red car",)),
 }
 EVERY_TASK = pytest.mark.parametrize("name", list(TASKS))
 
@@ -207,6 +220,7 @@ def test_the_datasets_own_question_replaces_the_template() -> None:
         ("counting", Count(3), *["3"] * 3),
         ("pointing", Points(items=(Point(1, 2), Point(30, 40.4))), "2 points: 1, 2; 30, 40", "2 points", ""),
         ("pointing", Points(), *["no objects"] * 3),
+        ("short_answer", ShortAnswer(answers=("red",)), *["red"] * 3),
         ("grounding", Unreadable(reason="no answer block"), *["unreadable: no answer block"] * 3),
     ],
 )
@@ -233,6 +247,9 @@ def test_descriptions_of_answers(task: str, answer: object, full: str, short: st
         ("classification", Label(text="fox", aliases=("vulpes",)), *["fox or vulpes"] * 3),
         ("pointing", point_target([box(1, 2, 3, 4)]), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
         ("pointing", Points(), "no objects", "no objects", "absent"),
+        ("short_answer", ShortAnswer(answers=("red", "crimson")), *["red or crimson"] * 3),
+        ("short_answer", ShortAnswer(answers=("red", "blue"), kind="list"), *["red, blue"] * 3),
+        ("short_answer", ShortAnswer(answers=("B",), kind="choice", options=("red", "blue")), *["B (blue)"] * 3),
     ],
 )
 def test_descriptions_of_targets(task: str, target: object, full: str, short: str, caption: str) -> None:

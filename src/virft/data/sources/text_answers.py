@@ -66,7 +66,7 @@ def _space(space: BoxSpace | None, question: str, task: str, answer: str) -> Box
     """Return the coordinate space of an answer; one without boxes fits any."""
     if space is not None:
         return space
-    if demanded_spaces(question) == (BoxSpace.RELATIVE_1000,) or task in ("classification", "counting"):
+    if demanded_spaces(question) == (BoxSpace.RELATIVE_1000,) or TASKS[task].boxes is None:
         return BoxSpace.RELATIVE_1000
     if not re.search(r"\d", answer):  # no objects
         return BoxSpace.RELATIVE_1000
