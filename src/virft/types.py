@@ -217,8 +217,8 @@ class Sample:
     image_sizes: tuple[ImageSize, ...]
     """Size of each image in pixels, after the EXIF orientation is applied."""
     query: str
-    """Class name (detection, counting, pointing), domain such as "animal" (classification), or an expression
-    (grounding)."""
+    """Class name (detection, counting, pointing), domain such as "animal" (classification), an expression (grounding),
+    or a question (short answers)."""
     target: Target
     """Ground truth; boxes are in pixels of the target image, and if ``augmentation`` is set, of the augmented image."""
     target_image: int = 0

@@ -19,7 +19,7 @@ from virft.config.wording import counted
 from virft.data.base_completions import BaseCompletion, BaseGroup, append_base_completions, start_base_completions
 from virft.data.store import Store
 from virft.data.training_data import TrainingData
-from virft.errors import RunError, stopped_by_user
+from virft.errors import ConfigError, RunError, stopped_by_user
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.suspects import (
     SUSPECTS,
@@ -153,7 +153,13 @@ def _samples(config: Config, data: Path | None) -> tuple[list[Sample], str]:
         stores = {name: Store(part.data) for name, part in config.mixture.items()}
     found = TrainingData(stores, batch_size=1, seed=0)
     found.check()
-    return list(found), found.hash
+    samples = list(found)
+    if points := next((one.task for one in samples if TASKS[one.task].has_points), None):
+        raise ConfigError(
+            f"--suspects: {points} has points as answers, and a label has boxes, which cannot be compared with them; "
+            "expected data of other tasks"
+        )
+    return samples, found.hash
 
 
 def _start(folder: Path, card: Mapping[str, Any]) -> None:
