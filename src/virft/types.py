@@ -143,7 +143,7 @@ class ShortAnswer:
     answers: tuple[str, ...]
     """Texts that a target accepts; the items of a target of kind ``list``, the letters of one of kind ``choice``."""
     kind: str = "text"
-    """Rule that compares an answer with a target, a key of ``virft.metrics.short_answers.SCORES``."""
+    """Rule that compares an answer with a target, a key of ``virft.metrics.short_answers.SCORE_OF_KIND``."""
     options: tuple[str, ...] = ()
     """Texts of the options A, B, .. of a target of kind ``choice``."""
     relative_tolerance: float = 0.0

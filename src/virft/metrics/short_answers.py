@@ -82,7 +82,7 @@ def _score_number(text: str, target: ShortAnswer) -> float:
     )
 
 
-SCORES: Mapping[str, Callable[[str, ShortAnswer], float]] = {
+SCORE_OF_KIND: Mapping[str, Callable[[str, ShortAnswer], float]] = {
     "text": lambda text, target: float(any(same_answer(text, answer) for answer in target.answers)),
     "vqa": lambda text, target: vqa_accuracy(text, target.answers),
     "number": _score_number,
@@ -100,7 +100,7 @@ def score_short_answer(answer: ShortAnswer, target: ShortAnswer) -> float:
     >>> score_short_answer(ShortAnswer(answers=("about 195",)), target)
     1.0
     """
-    return SCORES[target.kind](answer.answers[0], target)
+    return SCORE_OF_KIND[target.kind](answer.answers[0], target)
 
 
 def short_answer_metrics(pairs: Sequence[tuple[Reading, ShortAnswer]]) -> Measurement:

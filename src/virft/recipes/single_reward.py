@@ -135,7 +135,9 @@ def read_target(
     row = TASKS[task]
     reading = row.read_target_text(f"<answer>{text}</answer>", space=space, original=image_size, resized=resized)
     if fault := row.target_fault(reading.answer):
-        raise ConfigError(f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.example}")
+        raise ConfigError(
+            f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.target_example or row.example}"
+        )
     return reading.answer
 
 

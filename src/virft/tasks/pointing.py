@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +21,7 @@ from virft.tasks.box_answers import (
     format_box,
     format_corners,
     grid,
+    relative_box,
     size_counts,
     use_full_width_digits,
 )
@@ -328,18 +331,23 @@ def _mean_point(samples: Sequence[Sample]) -> RelativePoint | None:
     return (fmean(x for x, _ in points), fmean(y for _, y in points)) if points else None
 
 
-def _best_point(samples: Sequence[Sample], *, steps: int = 20) -> RelativePoint | None:
+_STEPS = 20
+"""Columns and rows of the grid that the best constant point is chosen from."""
+
+
+def _best_point(samples: Sequence[Sample]) -> RelativePoint | None:
     """The point, of the centres of a grid, that is inside an object in the most samples; None without objects."""
-    if not any(_target_of(sample).objects for sample in samples):
-        return None
-
-    def num_hits(candidate: RelativePoint) -> int:
-        return sum(
-            any(contains(box, _in_pixels(candidate, sample.target_size)) for box in _target_of(sample).objects)
-            for sample in samples
-        )
-
-    return max(_grid(steps), key=num_hits)
+    places = [1000 * (i + 0.5) / _STEPS for i in range(_STEPS)]
+    num_hits: Counter[RelativePoint] = Counter()
+    for sample in samples:
+        inside: set[RelativePoint] = set()
+        for box in _target_of(sample).objects:
+            x1, y1, x2, y2 = relative_box(box, sample.target_size)
+            columns, rows = ([at for at in places if low <= at <= high] for low, high in ((x1, x2), (y1, y2)))
+            inside.update(product(columns, rows))
+        num_hits.update(inside)
+    # Of equally good points the first in a fixed order, whatever the order of the samples.
+    return min(num_hits, key=lambda point: (-num_hits[point], point), default=None)
 
 
 def _probes(samples: Sequence[Sample]) -> Probes:
@@ -412,6 +420,7 @@ POINTING = Task(
     read=read_points,
     render=render_points,
     read_target=_read_target,
+    target_example="[[100, 200, 300, 400]] or No Objects",
     fault_of=_fault,
     target_format=TargetFormat(
         required=frozenset({"objects"}),

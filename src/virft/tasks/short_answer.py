@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from virft.errors import DataError
-from virft.metrics.short_answers import SCORES, score_short_answer, short_answer_metrics
+from virft.metrics.short_answers import SCORE_OF_KIND, score_short_answer, short_answer_metrics
 from virft.rewards.options import RewardOptions
 from virft.tasks.plain_answers import plain_reader, plain_renderer, same_descriptions
 from virft.tasks.task import (
@@ -85,8 +85,8 @@ def _to_record(sample: Sample) -> dict[str, Any]:
 
 def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedTarget:
     kind = record.get("kind", "text")
-    if not isinstance(kind, str) or kind not in SCORES:
-        raise DataError(f"{where}: target.kind is {kind!r:.60}; expected {', '.join(SCORES)}")
+    if not isinstance(kind, str) or kind not in SCORE_OF_KIND:
+        raise DataError(f"{where}: target.kind is {kind!r:.60}; expected {', '.join(SCORE_OF_KIND)}")
     answers = tuple(_text(value, where=where) for value in list_of(record["answers"], "target.answers", where=where))
     options = tuple(
         _text(value, where=where) for value in list_of(record.get("options", []), "target.options", where=where)
@@ -220,7 +220,7 @@ def _probes(samples: Sequence[Sample]) -> Probes:
             "yes and no": "yes, no",
             "zero": "0",
             "a range": "0-100",
-            "a range in words": "between 0 and 100",
+            "a range with words": "between 0 and 100",
             "many numbers": " ".join(map(str, range(101))),
             "a huge number": "9" * 400,
             "nothing visible": ".",
@@ -294,7 +294,7 @@ SHORT_ANSWER = Task(
         optional=frozenset({"kind", "options", *_TOLERANCES}),
         properties={
             "answers": _TEXTS,
-            "kind": {"enum": list(SCORES)},
+            "kind": {"enum": list(SCORE_OF_KIND)},
             "options": {"type": "array", "items": {"type": "string", "pattern": r"\S"}, "maxItems": _MAX_OPTIONS},
             "relative_tolerance": _AT_LEAST_0,
             "absolute_tolerance": _AT_LEAST_0,

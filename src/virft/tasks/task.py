@@ -313,6 +313,8 @@ class Task:
     read_target: ReadText | None = None
     """Parser of a target that is given as text, such as that of ``virft explain``; None: it is written like an
     answer."""
+    target_example: str | None = None
+    """Example of such a text; None: ``example``."""
     fault_of: Callable[[Any], str | None] = no_fault
     """Reason why a readable answer may not be a target, for targets that are written like an answer."""
 
@@ -508,7 +510,7 @@ class Task:
 
     @property
     def has_points(self) -> bool:
-        """Whether the boxes of answers are points, without extent."""
+        """True if the boxes of answers are points, without extent."""
         return self.boxes is not None and self.boxes.are_points
 
     def answer_boxes(self, answer: Answer, target: Target | None = None) -> tuple[MarkedBox, ...]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import reading
-from virft.metrics.short_answers import SCORES, anls, score_short_answer, short_answer_metrics, vqa_accuracy
+from virft.metrics.short_answers import SCORE_OF_KIND, anls, score_short_answer, short_answer_metrics, vqa_accuracy
 from virft.types import ShortAnswer, Unreadable
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[2] / "data" / "short_answer_metrics.json").read_text())
@@ -68,7 +68,9 @@ def test_scores_by_kind(text: str, kind: str, answers: tuple[str, ...], more: di
     assert score(text, kind, *answers, **more) == pytest.approx(expected)
 
 
-@given(st.text(max_size=40), st.sampled_from(sorted(SCORES)), st.lists(st.text(min_size=1, max_size=8), min_size=1))
+@given(
+    st.text(max_size=40), st.sampled_from(sorted(SCORE_OF_KIND)), st.lists(st.text(min_size=1, max_size=8), min_size=1)
+)
 def test_scores_are_between_0_and_1(text: str, kind: str, answers: list[str]) -> None:
     assert 0.0 <= score(text, kind, *answers, options=("red", "blue")) <= 1.0
 

@@ -81,8 +81,9 @@ def _read(text: str, task: str, size: ImageSize, space: BoxSpace, *, shown: str,
     row = TASKS[task]
     reading = row.read_target_text(text, space=space, original=size, resized=size)
     if fault := row.target_fault(reading.answer):
+        example = row.target_example or row.example
         raise DataError(
-            f"{column} {shown!r:.60} is not an answer of {row.name} ({fault}); expected one such as {row.example}"
+            f"{column} {shown!r:.60} is not an answer of {row.name} ({fault}); expected one such as {example}"
         )
     # Of an answer, a data set holds what its target has: boxes without confidences.
     return row.move_boxes(reading.answer, _rounded)
