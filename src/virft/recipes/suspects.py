@@ -93,8 +93,8 @@ def find_suspects(
     run, with the samples that ``data.exclude`` names. Files are written into ``suspects`` of the run, for ``data`` into
     ``suspects_NAME``. ``dtype`` and ``load_in_4bit``: precision of both models; default: that of the run. Completions
     that the folder already contains, of the same model and settings, are used again, so an interrupted call can be
-    repeated. Raises ``RunError`` for a folder that is no finished run, and ``DataError`` for a dataset that cannot be
-    used.
+    repeated. Raises ``RunError`` for a folder that is no finished run, ``DataError`` for a dataset that cannot be used,
+    and ``ConfigError`` for one of a task whose answers are points.
     """
     run, model = find_model(place)
     config = load_config(run / CONFIG).config

@@ -56,7 +56,7 @@ def read_points(text: str, *, thinking: bool, space: BoxSpace, original: ImageSi
     Accepted formats: a list of dictionaries with ``Position`` or Qwen's ``point_2d`` (other keys, such as ``label``,
     are not read), a list of pairs, pairs ``(x1,y1),(x2,y2)``, and tags ``<point x="1" y="2">`` or
     ``<points x1="1" y1="2" x2="3" y2="4">``. Numbers with a decimal point in a tag are percent of width and height, as
-    Molmo writes them (arXiv 2409.17146); whole numbers are in ``space``, as Qwen2.5-VL writes them (arXiv 2502.13923).
+    Molmo writes them (arXiv 2409.17146); whole numbers are in ``space``, as Qwen2.5-VL and Qwen3-VL write them.
 
     >>> size = ImageSize(500, 200)
     >>> text = '<answer>[{"point_2d": [100, 500], "label": "fox"}, {"point_2d": [7]}]</answer>'
