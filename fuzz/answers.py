@@ -14,9 +14,9 @@ import time
 from mutations import arguments, counted, cut
 
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
-from virft.tasks.pointing import point_target
 from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import Box, Detection, Detections, ImageSize, Label, Reading, ShortAnswer, Target
 
@@ -37,7 +37,11 @@ TARGETS: dict[str, tuple[Target, ...]] = {
         ShortAnswer(answers=("There are three",), kind="ocr"),
         ShortAnswer(answers=("cat",) * 6 + ("tabby cat",) * 4, kind="vqa"),
     ),
-    "pointing": (point_target([]), point_target(_BOXES), point_target(_BOXES[:1], crowd=_BOXES[1:])),
+    "pointing": (
+        point_target([]),
+        point_target(_BOXES, outlines=[[(0, 0, 320, 0, 320, 240)], []]),
+        point_target(_BOXES[:1], crowd=_BOXES[1:]),
+    ),
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",

@@ -96,6 +96,10 @@ class Detections:
         return len(self.items) + len(self.invalid)
 
 
+Polygon = tuple[float, ...]
+"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..) in pixels, at least three corners."""
+
+
 class Point(NamedTuple):
     """Point in float pixels of the *original* image; the origin is the top left corner."""
 
@@ -110,13 +114,16 @@ class Points:
     """Pointing answer or target. No items and no invalid elements means "no objects"."""
 
     items: tuple[Point, ...] = ()
-    """Points of an answer in the order of the text; of a target, the centre of each object's box."""
+    """Points of an answer in the order of the text; of a target, one on each object, at its centre if possible."""
     invalid: tuple[InvalidElement, ...] = ()
     """Elements of an answer that are not points; empty for a target."""
     num_clipped: int = 0
     """Number of points that were outside the image by at most 1 % of its extent and were moved to its edge."""
     objects: tuple[Box, ...] = ()
     """Boxes of a target, in the order of ``items``: a point inside one points to the object. Empty for an answer."""
+    outlines: tuple[tuple[Polygon, ...], ...] = ()
+    """Outlines of each object of a target; a point must be inside one of them, too. Empty if only boxes are known; an
+    object without any has its box alone."""
     crowd: tuple[Box, ...] = ()
     """Regions of a target, COCO's crowds, in which a point is neither right nor wrong; empty for an answer."""
 
@@ -194,10 +201,6 @@ class Augmentation:
     """Factor of each value's distance to mid-grey; 1 changes nothing."""
     brightness: float = 0.0
     """Value added to each channel, as a fraction of the range from black to white; 0 changes nothing."""
-
-
-Polygon = tuple[float, ...]
-"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..) in pixels, at least three corners."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from factories import save_coco
 from runs import log, virft, write_config
 from virft.data.store import Store
-from virft.tasks.pointing import point_target
+from virft.geometry.points import point_target
 from virft.types import Box, Points
 
 BOX = [10, 10, 12, 12]
@@ -71,7 +71,7 @@ def test_a_target_of_explain_is_written_as_boxes(capsys: pytest.CaptureFixture[s
     explain = ("explain", "<answer>[[50, 50], [900, 900]]</answer>", "--task", "pointing")
     assert virft(*explain, "--target", "[[0, 0, 100, 100], [500, 500, 700, 700]]") == 0
     out = capsys.readouterr().out
-    assert "2 predicted, 2 to find, a hit is a point inside the box" in out
+    assert "2 predicted, 2 to find, a hit is a point on the object" in out
     assert "object 1, closeness 1.000, hit" in out
     assert "no object, miss" in out
     assert "object 2 [500.0, 500.0, 700.0, 700.0] not found" in out

@@ -32,8 +32,9 @@ def pointing_metrics(pairs: Sequence[tuple[Reading, Points]]) -> Measurement:
     ``unreadable_frac``, ``at_most_1_frac``: over all questions. Source: precision and recall of Molmo's pointing
     (arXiv 2409.17146), summed over all questions.
 
+    >>> from virft.geometry.points import point_target
     >>> from virft.types import Box, Point
-    >>> target = Points(objects=(Box(x1=0, y1=0, x2=2, y2=2),))
+    >>> target = point_target([Box(x1=0, y1=0, x2=2, y2=2)])
     >>> def says(*points): return Reading(text="", well_formed=True, answer=Points(items=points))
     >>> measured = pointing_metrics([(says(Point(1, 1), Point(9, 9)), target), (says(), target)])
     >>> [measured.values[name] for name in ("precision", "recall", "f1", "count_error")]

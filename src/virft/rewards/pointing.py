@@ -16,10 +16,11 @@ def pointing_rewards(reading: Reading, target: Points, context: RewardContext) -
     explicit empty answer, 0 for any point. A point without an object in a crowd region counts as if it was not
     predicted. Unreadable: both 0.
 
+    >>> from virft.geometry.points import point_target
     >>> from virft.types import Box, Point
     >>> box = Box(x1=0, y1=0, x2=8, y2=8)
     >>> answer = Points(items=(Point(4, 4), Point(5, 4)))  # the second one has no object of its own
-    >>> pointing_rewards(Reading(text="", well_formed=True, answer=answer), Points(objects=(box,)), RewardContext())
+    >>> pointing_rewards(Reading(text="", well_formed=True, answer=answer), point_target([box]), RewardContext())
     {'hit': 0.5, 'closeness': 0.5}
     """
     answer = reading.answer

@@ -22,6 +22,11 @@ RelativeBox = tuple[float, ...]
 
 BOX_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 """JSON Schema of a box, [x1, y1, x2, y2] in pixels."""
+POLYGONS_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "array", "items": {"type": "number"}, "minItems": 6},
+}
+"""JSON Schema of outlines, [[x1, y1, x2, y2, ..], ..] in pixels."""
 
 
 def format_corners(box: Box) -> str:

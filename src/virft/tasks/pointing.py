@@ -1,4 +1,4 @@
-"""Pointing: one point inside every object of one named class, or "No Objects"."""
+"""Pointing: one point on every object of one named class, or "No Objects"."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
-from virft.geometry.points import centre_of, contains, match_points
+from virft.geometry.points import centre_of, is_hit, match_points, point_target
 from virft.metrics.measurement import Measurement
 from virft.metrics.pointing import pointing_f1, pointing_metrics
 from virft.rewards.options import RewardOptions
 from virft.rewards.pointing import pointing_rewards
 from virft.tasks.box_answers import (
     BOX_SCHEMA,
+    POLYGONS_SCHEMA,
     count_boxes,
     format_box,
     format_corners,
@@ -50,7 +52,7 @@ from virft.tasks.task import (
 from virft.text.answers import read_detection
 from virft.text.points import read_points, render_points
 from virft.text.prompts import PromptTexts
-from virft.text.records import list_of, parse_box
+from virft.text.records import list_of, parse_box, parse_polygons
 from virft.types import (
     Answer,
     Box,
@@ -60,6 +62,7 @@ from virft.types import (
     JoinedPrediction,
     Point,
     Points,
+    Polygon,
     Reading,
     RewardContext,
     Sample,
@@ -77,6 +80,8 @@ _BOXES = {"type": "array", "items": BOX_SCHEMA}
 def _to_record(sample: Sample) -> dict[str, Any]:
     target = _target_of(sample)
     record: dict[str, Any] = {"objects": [list(box.xyxy) for box in target.objects]}
+    if target.outlines:
+        record["outlines"] = [[list(polygon) for polygon in polygons] for polygons in target.outlines]
     if target.crowd:
         record["crowd"] = [list(box.xyxy) for box in target.crowd]
     return record
@@ -86,21 +91,19 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
     def boxes(key: str) -> list[Box]:
         return [parse_box(box, size, where=where) for box in list_of(record.get(key, []), f"target.{key}", where=where)]
 
-    return ParsedTarget(point_target(boxes("objects"), crowd=boxes("crowd")))
+    objects = boxes("objects")
+    outlines = list_of(record.get("outlines", []), "target.outlines", where=where)
+    if outlines and len(outlines) != len(objects):
+        raise DataError(
+            f"{where}: {len(outlines)} outlines of {len(objects)} objects; expected a list for each, or none at all"
+        )
+    parsed = [parse_polygons(polygons, size, where=where) for polygons in outlines]
+    return ParsedTarget(point_target(objects, outlines=parsed, crowd=boxes("crowd")))
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget | None:
     """The boxes; None if some objects are not labelled: a point to one of them would count as wrong."""
     return ParsedTarget(point_target(found.boxes, crowd=found.crowd)) if found.is_exhaustive else None
-
-
-def point_target(objects: Sequence[Box], *, crowd: Sequence[Box] = ()) -> Points:
-    """Return the target for objects with these boxes, in pixels of the original image.
-
-    >>> point_target([Box(x1=0, y1=0, x2=4, y2=2)]).items
-    (Point(x=2.0, y=1.0),)
-    """
-    return Points(items=tuple(map(centre_of, objects)), objects=tuple(objects), crowd=tuple(crowd))
 
 
 def _read_target(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
@@ -149,11 +152,15 @@ def _to_answer(found: Sequence[Detection]) -> Answer:
 
 
 def _move(target: Points, move: Callable[[Box], Box]) -> Points:
-    moved = [move(box) for box in _boxes(target)]
+    def move_outline(polygon: Polygon) -> Polygon:
+        corners = (move(_box_at(Point(*corner))) for corner in zip(polygon[::2], polygon[1::2], strict=True))
+        return tuple(value for corner in corners for value in corner.xyxy[:2])
+
     return replace(
         target,
-        items=tuple(map(centre_of, moved)),
-        objects=tuple(moved) if target.objects else (),
+        items=tuple(centre_of(move(_box_at(point))) for point in target.items),
+        objects=tuple(map(move, target.objects)),
+        outlines=tuple(tuple(map(move_outline, polygons)) for polygons in target.outlines),
         crowd=tuple(map(move, target.crowd)),
     )
 
@@ -176,14 +183,14 @@ def _format_point(point: Point) -> str:
 def _explain(answer: Points, target: Points, context: RewardContext, options: RewardOptions) -> list[str]:
     """Each predicted point with its object, then invalid elements and objects that were not found."""
     matching = match_points(answer, target)
-    lines = [f"{answer.num_predicted} predicted, {len(target.objects)} to find, a hit is a point inside the box"]
+    lines = [f"{answer.num_predicted} predicted, {len(target.objects)} to find, a hit is a point on the object"]
     for row, point in enumerate(answer.items):
         found = matching.objects[row]
         if found is not None:
             outcome = f"object {found + 1}, closeness {matching.closeness[row]:.3f}, hit"
         elif row in matching.ignored:
             outcome = "in a crowd region, neither right nor wrong"
-        elif any(contains(box, point) for box in target.objects):
+        elif any(is_hit(target, place, point) for place in range(len(target.objects))):
             outcome = "its object is taken, miss"
         else:
             outcome = "no object, miss"
@@ -229,7 +236,7 @@ def _measure_dataset(joined: Sequence[JoinedPrediction], source: Mapping[str, An
 _METRICS = (
     Metric(
         name="f1",
-        description="2 hits / (points + objects), summed over all questions; a hit is a point inside the object's box",
+        description="2 hits / (points + objects), summed over all questions; a hit is a point on the object",
         in_table=True,
         in_card=True,
         in_comparison=True,
@@ -424,8 +431,8 @@ POINTING = Task(
     fault_of=_fault,
     target_format=TargetFormat(
         required=frozenset({"objects"}),
-        optional=frozenset({"crowd"}),
-        properties={"objects": _BOXES, "crowd": _BOXES},
+        optional=frozenset({"outlines", "crowd"}),
+        properties={"objects": _BOXES, "outlines": {"type": "array", "items": POLYGONS_SCHEMA}, "crowd": _BOXES},
         to_record=_to_record,
         from_record=_from_record,
     ),

@@ -16,8 +16,8 @@ from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.evaluation.score import score_joined
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.tasks.counting import Count
-from virft.tasks.pointing import point_target
 from virft.types import (
     Answer,
     Detections,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from factories import box, detections, sample
+from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.constant_box import find_best_box
 from virft.tasks.counting import Count
-from virft.tasks.pointing import point_target
 from virft.types import Detections, Label, Sample, ShortAnswer
 
 SIZE = (100, 50)

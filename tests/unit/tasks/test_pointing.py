@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from factories import box, reading, sample
@@ -13,10 +13,9 @@ from virft.audit.audit import audit_reward
 from virft.data.augmentation import augment_target
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
-from virft.geometry.points import contains, match_points
+from virft.geometry.points import centre_of, contains, match_points, point_on, point_target, surrounds
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.tasks.pointing import point_target
 from virft.tasks.reward import RewardRule, compute_reward
 from virft.tasks.task import ClassAnnotation
 from virft.types import Augmentation, Box, ImageSize, Point, Points, Sample, Unreadable
@@ -96,6 +95,41 @@ def test_a_point_in_a_crowd_region_counts_neither_way() -> None:
     record = POINTING.target_format.to_record(sample(target, task="pointing", size=(100, 100)))
     assert record == {"objects": [[0, 0, 20, 20]], "crowd": [[60, 60, 100, 100]]}
     assert POINTING.parse_target(record, SIZE, where="x:1").target == target
+
+
+RING = (0, 0, 40, 0, 40, 40, 0, 40, 0, 30, 30, 30, 30, 10, 0, 10)
+"""A bracket that is open on the left: the centre of its box is not on it."""
+
+
+def test_a_point_must_be_inside_the_outline_if_there_is_one() -> None:
+    target = point_target([box(0, 0, 40, 40), RIGHT], outlines=[[RING], []])
+    assert parts(points((20, 20)), target)["hit"] == 0.0
+    assert parts(points((35, 20)), target)["hit"] == 0.5
+    assert parts(points((35, 20), (80, 80)), target)["hit"] == 1.0  # the second object has its box only
+    # the target's own points are on their objects, and have full closeness
+    assert parts(Points(items=target.items), target) == {"hit": 1.0, "closeness": pytest.approx(1.0)}
+    record = POINTING.target_format.to_record(sample(target, task="pointing", size=(100, 100)))
+    assert record["outlines"] == [[list(RING)], []]
+    assert POINTING.parse_target(record, SIZE, where="x:1").target == target
+    with pytest.raises(DataError, match="x:1: 1 outlines of 2 objects; expected a list for each, or none at all"):
+        POINTING.parse_target(record | {"outlines": [[list(RING)]]}, SIZE, where="x:1")
+    flip = Augmentation(crop=(0, 0, 100, 100), horizontal_flip=True)
+    moved = augment_target(flip, "pointing", target, SIZE)
+    assert isinstance(moved, Points)
+    assert parts(points((65, 20), (20, 80)), moved)["hit"] == 1.0
+    assert parts(Points(items=moved.items), moved)["closeness"] == pytest.approx(1.0)
+
+
+@given(st.lists(st.tuples(st.floats(1, 99), st.floats(1, 99)), min_size=3, max_size=8, unique=True))
+def test_the_point_of_an_outline_is_on_it(corners: list[tuple[float, float]]) -> None:
+    outline = tuple(value for corner in corners for value in corner)
+    xs, ys = zip(*corners, strict=True)
+    assume(max(xs) - min(xs) > 1 and max(ys) - min(ys) > 1)
+    around = box(min(xs), min(ys), max(xs), max(ys))
+    found = point_on(around, [outline])
+    assert contains(around, found)
+    if found != centre_of(around):
+        assert surrounds(outline, found)
 
 
 _UNIT = st.integers(0, 20)

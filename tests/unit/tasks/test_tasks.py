@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from factories import box, detections, reading, sample
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
-from virft.tasks.pointing import point_target
 from virft.tasks.task import COMMON_METRICS, CORRECT, HALF_RIGHT
 from virft.types import (
     Box,

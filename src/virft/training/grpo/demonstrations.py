@@ -128,8 +128,11 @@ def _targets(
         yield sample.target
         return
     to_answer, of_target = task.boxes.to_answer, task.boxes.of_target
-    boxes = _shuffled(of_target(sample.target), key.uniforms(stream, 0, len(of_target(sample.target))))
-    yield to_answer(_detections(boxes, confidence))
+    numbers = key.uniforms(stream, 0, len(of_target(sample.target)))
+    boxes = _shuffled(of_target(sample.target), numbers)
+    # The boxes of the target as an answer: those of a pointing target are its points.
+    written = [one.box for one in task.answer_boxes(sample.target)]
+    yield to_answer(_detections(_shuffled(written, numbers), confidence))
     if not near_right:
         return
     for number, rung in enumerate(near_right_boxes(boxes, sample.target_size, lambda n: key.uniforms(stream, 1, n))):

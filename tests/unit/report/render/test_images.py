@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from factories import box, detections
+from virft.geometry.points import point_target
 from virft.report.render.images import (
     ANSWER_COLOUR,
     TARGET_COLOUR,
@@ -13,7 +14,6 @@ from virft.report.render.images import (
     before_after_sheet,
     draw_answer,
 )
-from virft.tasks.pointing import point_target
 from virft.types import Detections, Point, Points
 
 GREY = Image.new("RGB", (100, 50), (128, 128, 128))

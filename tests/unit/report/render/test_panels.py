@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from factories import box, detections
+from virft.geometry.points import point_target
 from virft.report.render.page_images import PageImage
 from virft.report.render.panels import font_size, make_panel
-from virft.tasks.pointing import point_target
 from virft.types import Box, Detection, Detections, ImageSize, Label, Point, Points, Unreadable
 
 IMAGE = PageImage(id="image-0", size=ImageSize(180, 90))
