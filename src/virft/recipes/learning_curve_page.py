@@ -13,13 +13,13 @@ from virft.metrics.learning_curve import point_interval
 from virft.recipes.learning_curve import FINAL_PREDICTIONS, MeasuredCurve, describe_doubled
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.read.predictions import FittedBlind
-from virft.report.render.curves import Chart, Line, CurvePoints
+from virft.report.render.curves import Chart, CurvePoints, Line
 from virft.report.render.page import chart_figure, html_table, paragraph
 from virft.report.render.reported import ReportedPredictions, ReportedSystem, Section
 from virft.report.render.run_page import render_run_page
 
 _DRAWN = 24
-"""CurvePoints of a drawn curve."""
+"""Points of a drawn curve."""
 
 
 def curve_page(found: MeasuredCurve, folder: Path) -> str:
