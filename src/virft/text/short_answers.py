@@ -61,9 +61,9 @@ def same_answer(text: str, other: str) -> bool:
 
 _SURROUNDING = ".,;:!?\"'`()[]*"
 _CURRENCY = "$€£¥"
-_PLAIN_NUMBER = re.compile(
-    r"[+-]?(?:[0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3}){1,4})?(?:\.[0-9]{1,15})?(?:e[+-]?[0-9]{1,2})?%?"
-)
+_WHOLE = r"(?:[0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3}){1,4})"
+_FRACTION = r"\.[0-9]{1,15}"
+_PLAIN_NUMBER = re.compile(rf"[+-]?(?:{_WHOLE}(?:{_FRACTION})?|{_FRACTION})(?:e[+-]?[0-9]{{1,2}})?%?")
 _WORDS = {
     name: number
     for number, name in enumerate((*_NUMBER_WORDS, "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
@@ -88,7 +88,7 @@ def number_in(text: str) -> float | None:
         word = token.rstrip(_SURROUNDING).lstrip(_SURROUNDING.replace(".", "") + _CURRENCY).casefold()
         if word in _WORDS:
             found.append(float(_WORDS[word]))
-        elif word.strip("+-.%") and word.isascii() and _PLAIN_NUMBER.fullmatch(word):
+        elif _PLAIN_NUMBER.fullmatch(word):
             value = float(word.rstrip("%").replace(",", ""))
             found.append(value / 100 if word.endswith("%") else value)
         elif any(character.isnumeric() for character in word) or not _WORDS.keys().isdisjoint(_JOINTS.split(word)):
