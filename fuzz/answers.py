@@ -14,10 +14,11 @@ import time
 from mutations import arguments, counted, cut
 
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import Box, Detection, Detections, ImageSize, Label, LabelledDetections, Reading, Target
+from virft.types import Box, Detection, Detections, ImageSize, Label, LabelledDetections, Reading, ShortAnswer, Target
 
 SLOW_S = 0.05
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(644, 476)
@@ -35,12 +36,27 @@ TARGETS: dict[str, tuple[Target, ...]] = {
         )
         for labels in ((), ("x", "tabby cat"))
     ),
+    "short_answer": (
+        ShortAnswer(answers=("tabby cat", "tabby")),
+        ShortAnswer(answers=("3", "four"), kind="number", relative_tolerance=0.05),
+        ShortAnswer(answers=("B",), kind="choice", options=("tabby cat", "owl")),
+        ShortAnswer(answers=("tabby", "cat"), kind="list"),
+        ShortAnswer(answers=("There are three",), kind="ocr"),
+        ShortAnswer(answers=("cat",) * 6 + ("tabby cat",) * 4, kind="vqa"),
+    ),
+    "pointing": (
+        point_target([]),
+        point_target(_BOXES, outlines=[[(0, 0, 320, 0, 320, 240)], []]),
+        point_target(_BOXES[:1], crowd=_BOXES[1:]),
+    ),
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
     "<answer>[[0, 0, 500, 500], [10, 10, 490, 490], [0, 0, 320, 240], [157, 42, 998, 999]]</answer>",
     "<think>so</think><answer>No Objects</answer>",
     "<answer>(1,2),(30,40)</answer>",
+    '<answer>[{"point_2d": [250, 250], "label": "x"}, {"point_2d": [260, 20]}]</answer>',
+    '<answer><points x1="10.5" y1="20.0" x2="30.0" y2="40.5" alt="x">x</points><point x="1" y="2"/></answer>',
     "<answer><box>[[1, 2, 3, 4]]</box></answer>",
     "<answer>tabby cat</answer>",
     "<answer>There are three, not 12-13 or 1000000.</answer>",
@@ -50,6 +66,7 @@ SEEDS = (
 PIECES = (
     "<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", "(", ")", ",", ":", "'", '"', "\\", " ", "\n",
     "NaN", "-5.5", "1e999", "Infinity", "١٢", "２５０", "No Objects", "```", "<box>", "</box>", "'Position'", "0.5",
+    "point_2d", "<point ", ' x1="',
     "7" * 400, "[" * 2000, "{'a':" * 500, "\ud800", "\x00", "\u200b", "e" * 3000, "-", "+", "0x10", "1_000", "None",
     "'Label'", "tabby cat",
 )  # fmt: skip

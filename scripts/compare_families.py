@@ -77,6 +77,12 @@ FAMILIES: dict[str, dict[str, dict[str, Any]]] = {
         "validation": {"classes": ["base"], "kind": "other_style"} | VALIDATION_SET,
         "test": {"classes": ["base"], "questions": 640, "kind": "other_style"},
     },
+    "pointing": {
+        "train": {"classes": ["base"], "shots": 2},
+        "validation": {"classes": ["base"]} | VALIDATION_SET,
+        "same_sprites": {"classes": ["base"], "questions": 640},
+        "other_style": {"classes": ["base"], "questions": 640, "kind": "other_style"},
+    },
 }
 PHOTO_FAMILIES = {
     "photo_white_cells": ("white_cells", ("test",)),
@@ -88,7 +94,7 @@ PHOTO_FAMILIES = {
 }
 """Families on photographs: the bed of ``photo_beds.py`` and its test sets. Training photographs are those of the cell;
 data and cut-outs are the folders ``--data`` and ``--cutouts``."""
-TASKS = {"lookalike_classification": "classification", "reasoning_grounding": "grounding"}
+TASKS = {"lookalike_classification": "classification", "reasoning_grounding": "grounding", "pointing": "pointing"}
 
 
 class Cell(NamedTuple):
@@ -108,6 +114,7 @@ CELLS = {
     "base_to_novel_detection": Cell("base_to_novel_detection"),
     "reasoning_grounding": Cell("reasoning_grounding"),
     "lookalike_classification": Cell("lookalike_classification"),
+    "pointing": Cell("pointing"),
     "few_shot_detection_16_images": Cell("few_shot_detection", 16, _TWO_RATES),
     **{
         f"{family}_{shots}": Cell(family, shots)
@@ -121,7 +128,8 @@ CELLS = {
         )
     },
 }
-USUAL = tuple(name for name in CELLS if name != "few_shot_detection_16_images" and not name.startswith("photo_"))
+_ON_REQUEST = ("few_shot_detection_16_images", "pointing")
+USUAL = tuple(name for name in CELLS if name not in _ON_REQUEST and not name.startswith("photo_"))
 """The cells that are compared if none is named: nine rows of the table."""
 
 

@@ -97,6 +97,43 @@ class Detections:
         return len(self.items) + len(self.invalid)
 
 
+Polygon = tuple[float, ...]
+"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..) in pixels, at least three corners."""
+
+
+class Point(NamedTuple):
+    """Point in float pixels of the *original* image; the origin is the top left corner."""
+
+    x: float
+    """Distance from the left edge, pixels."""
+    y: float
+    """Distance from the top edge, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Points:
+    """Pointing answer or target. No items and no invalid elements means "no objects"."""
+
+    items: tuple[Point, ...] = ()
+    """Points of an answer in the order of the text; of a target, one on each object, at its centre if possible."""
+    invalid: tuple[InvalidElement, ...] = ()
+    """Elements of an answer that are not points; empty for a target."""
+    num_clipped: int = 0
+    """Number of points that were outside the image by at most 1 % of its extent and were moved to its edge."""
+    objects: tuple[Box, ...] = ()
+    """Boxes of a target, in the order of ``items``: a point inside one points to the object. Empty for an answer."""
+    outlines: tuple[tuple[Polygon, ...], ...] = ()
+    """Outlines of each object of a target; a point must be inside one of them, too. Empty if only boxes are known; an
+    object without any has its box alone."""
+    crowd: tuple[Box, ...] = ()
+    """Regions of a target, COCO's crowds, in which a point is neither right nor wrong; empty for an answer."""
+
+    @property
+    def num_predicted(self) -> int:
+        """Number of predictions N in the reward formulas: valid points and invalid elements."""
+        return len(self.items) + len(self.invalid)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledDetections:
     """Answer or target of multiclass detection: boxes with a label each.
@@ -133,6 +170,22 @@ class Label:
     """The name."""
     aliases: tuple[str, ...] = ()
     """Additional names that a target accepts as correct; an answer has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShortAnswer:
+    """Short text, as an answer or a target. An answer has one text and no other field."""
+
+    answers: tuple[str, ...]
+    """Texts that a target accepts; the items of a target of kind ``list``, the letters of one of kind ``choice``."""
+    kind: str = "text"
+    """Rule that compares an answer with a target, a key of ``virft.metrics.short_answers.SCORE_OF_KIND``."""
+    options: tuple[str, ...] = ()
+    """Texts of the options A, B, .. of a target of kind ``choice``."""
+    relative_tolerance: float = 0.0
+    """Largest error of a number as a fraction of the target."""
+    absolute_tolerance: float = 0.0
+    """Largest error of a number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,10 +232,6 @@ class Augmentation:
     """Value added to each channel, as a fraction of the range from black to white; 0 changes nothing."""
 
 
-Polygon = tuple[float, ...]
-"""Corners of a closed outline, flat: (x1, y1, x2, y2, ..) in pixels, at least three corners."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One question about one image, stored as facts: the query and its ground truth, but no prompt text.
@@ -200,8 +249,8 @@ class Sample:
     image_sizes: tuple[ImageSize, ...]
     """Size of each image in pixels, after the EXIF orientation is applied."""
     query: str
-    """Class name (detection, counting), class names (multiclass detection), domain such as "animal" (classification),
-    or an expression (grounding)."""
+    """Class name (detection, counting, pointing), class names (multiclass detection), domain such as "animal"
+    (classification), an expression (grounding), or a question (short answers)."""
     target: Target
     """Ground truth; boxes are in pixels of the target image, and if ``augmentation`` is set, of the augmented image."""
     target_image: int = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from factories import save_image
 from runs import files, virft, write_config
 from virft.data.base_completions import BaseCompletion, BaseGroup, append_base_completions, read_base_completions
 from virft.data.store import Store
@@ -99,6 +100,12 @@ def test_options_that_do_not_fit_are_refused(run: Path, tmp_path: Path, capsys: 
     assert "no dataset; expected DATA" in refused("check")
     assert "--group-size without --suspects RUN" in refused("check", tmp_path, "--group-size", 4)
     assert "--model with --suspects" in refused("check", "--suspects", run, "--model", "virft-tiny")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"image": "a.png", "query": "fox", "target": {"objects": [[1, 1, 9, 9]]}}')
+    save_image(tmp_path / "images" / "a.png")
+    assert virft("build", "rows", rows, tmp_path / "images", tmp_path / "points") == 0
+    capsys.readouterr()
+    assert "pointing has points as answers" in refused("check", "--suspects", run, tmp_path / "points")
     assert "expected a run folder" in refused("check", "--suspects", tmp_path)
     assert "expected one run" in refused("report", run, run, "--suspects")
     assert f"holds no suspects.jsonl; expected a run after `virft check --suspects {tmp_path}`" in refused(

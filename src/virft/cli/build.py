@@ -143,7 +143,7 @@ def _add_number_of_expressions(verb: argparse.ArgumentParser) -> None:
 def _add_coco(sources: Verbs) -> None:
     for name, federated in (("coco", False), ("lvis", True)):
         verb = _add_source(
-            sources, name, f"{name.upper()} JSON and its images: detection, counting", build_coco_or_lvis
+            sources, name, f"{name.upper()} JSON and its images: detection, counting, pointing", build_coco_or_lvis
         )
         verb.set_defaults(federated=federated)
         verb.add_argument("annotations", metavar="JSON", type=Path, help=f"{name.upper()} annotation file")
@@ -210,7 +210,7 @@ def _add_files(sources: Verbs) -> None:
         ("voc", "Pascal VOC XML files, images in JPEGImages or next to them"),
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
-        verb = _add_source(sources, kind, f"{description}: detection, counting", build_files)
+        verb = _add_source(sources, kind, f"{description}: detection, counting, pointing", build_files)
         verb.set_defaults(kind=kind, first_pixel=None, exif="auto")
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
@@ -329,7 +329,9 @@ def build_csv(
 
 
 def _add_csv_boxes(sources: Verbs) -> None:
-    verb = _add_source(sources, "csv-boxes", "a CSV file with one row per box: detection, counting", build_csv_boxes)
+    verb = _add_source(
+        sources, "csv-boxes", "a CSV file with one row per box: detection, counting, pointing", build_csv_boxes
+    )
     verb.add_argument(
         "table", metavar="CSV", type=Path, help="CSV file with columns such as filename, class, xmin, ymin, xmax, ymax"
     )
@@ -402,7 +404,10 @@ def build_csv_boxes(
 
 def _add_hf(sources: Verbs) -> None:
     verb = _add_source(
-        sources, "hf", "Hugging Face dataset with objects or label: detection, counting, classification", build_hf
+        sources,
+        "hf",
+        "Hugging Face dataset with objects or label: detection, counting, pointing, classification",
+        build_hf,
     )
     verb.add_argument(
         "source",
@@ -639,14 +644,15 @@ def _add_scenes(sources: Verbs) -> None:
     def build_and_report(**given: Any) -> Cards:
         return report_build(build_scenes(**given))
 
+    tasks = [name for name, task in TASKS.items() if name in SCENE_TASKS or task.from_annotation is not None]
     verb = add_verb(
         sources,
         "scenes",
-        f"synthetic scenes drawn from built-in assets: {', '.join(SCENE_TASKS)}",
+        f"synthetic scenes drawn from built-in assets: {', '.join(tasks)}",
         build_and_report,
     )
     verb.add_argument("out", metavar="OUT", type=Path, help="dataset folder")
-    add_task(verb, choices=SCENE_TASKS)
+    add_task(verb, choices=tasks)
     verb.add_argument(
         "--classes",
         type=arguments.names,

@@ -253,4 +253,5 @@ def _describe(sample: Sample, answer: Answer) -> str:
     number = len(task.answer_boxes(answer))
     if not number:
         return '"No Objects"' if answer == task.absent else task.describe_answer(answer, "caption")
-    return "the same box" if number == 1 else f"the same {number} boxes"
+    one, several = ("point", "points") if task.has_points else ("box", "boxes")
+    return f"the same {one}" if number == 1 else f"the same {number} {several}"

@@ -23,7 +23,10 @@ IOU_TOLERANCE = 1e-9
 
 
 class BoxSpace(StrEnum):
-    """Coordinate space of the boxes in a model's text. Only ``virft.text.answers`` converts between spaces."""
+    """Coordinate space of the boxes and points in a model's text.
+
+    Only ``virft.text.answers`` and ``virft.text.points`` convert between spaces.
+    """
 
     RELATIVE_1000 = "relative_1000"
     """Thousandths of the image's width and height, 0 to 1000 (Qwen2-VL, Qwen3-VL, InternVL)."""

@@ -45,10 +45,11 @@ class Result:
 
     @property
     def detections(self) -> Detections:
-        """The predicted boxes. Empty if there are none: no objects, a label, or an unreadable answer."""
+        """The predicted boxes. Empty if there are none: no objects, a label, points, or an unreadable answer."""
         if isinstance(self.answer, Detections):
             return self.answer
-        marked = TASKS[self.query.task].answer_boxes(self.answer)
+        task = TASKS[self.query.task]
+        marked = () if task.has_points else task.answer_boxes(self.answer)
         return Detections(
             items=tuple(Detection(box=one.box, confidence=one.confidence, label=one.label) for one in marked)
         )

@@ -13,7 +13,7 @@ from virft.metrics.learning_curve import point_interval
 from virft.recipes.learning_curve import FINAL_PREDICTIONS, MeasuredCurve, describe_doubled
 from virft.report.read import read_reported_predictions, read_run
 from virft.report.read.predictions import FittedBlind
-from virft.report.render.curves import Chart, Line, Points
+from virft.report.render.curves import Chart, CurvePoints, Line
 from virft.report.render.page import chart_figure, html_table, paragraph
 from virft.report.render.reported import ReportedPredictions, ReportedSystem, Section
 from virft.report.render.run_page import render_run_page
@@ -74,7 +74,7 @@ def _chart(found: MeasuredCurve) -> Chart:
     first, last = found.points[0].num_images, found.doubled.num_images
     sizes = sorted({round(first * (last / first) ** (i / (_DRAWN - 1))) for i in range(_DRAWN)})
     expected = [found.fitted.extrapolate(size) for size in sizes]
-    measured = Points(
+    measured = CurvePoints(
         tuple(float(point.num_images) for point in found.points), tuple(point.mean for point in found.points)
     )
     curves = {
@@ -84,7 +84,7 @@ def _chart(found: MeasuredCurve) -> Chart:
     }
     lines = [Line(name="measured", tone=1, points=measured)]
     lines += [
-        Line(name=name, tone=tone, points=Points(tuple(map(float, sizes)), tuple(values)))
+        Line(name=name, tone=tone, points=CurvePoints(tuple(map(float, sizes)), tuple(values)))
         for tone, (name, values) in enumerate(curves.items(), start=2)
     ]
     return Chart(

@@ -71,9 +71,10 @@ def reward(
     """Return the reward that training would give a completion, part by part.
 
     ``target``, the ground truth, is one of: a noun (``Detections``, ``Label``, ``Box``) or a list of boxes
-    [x1, y1, x2, y2], in pixels of the original image (for detection; an empty list means no objects); one such box
-    (grounding); a number (counting); a text, written like an answer, such as a class name or "[[12, 10, 90, 95]]", in
-    the unit of ``text``.
+    [x1, y1, x2, y2], in pixels of the original image (for detection and pointing; an empty list means no objects); one
+    such box (grounding); a number (counting); a list of accepted texts (short answers); a text, written like an answer
+    (for pointing: like boxes), such as a class name or "[[12, 10, 90, 95]]", in the unit of ``text``; the keys of a
+    target in ``samples.jsonl``.
 
     ``image_size``: (width, height) of the original image; its default is for targets with coordinates from 0 to 1000.
     ``resized``: the size that the model saw, for ``box_space`` "resized_pixels". ``preset``, ``weights``,
@@ -132,9 +133,11 @@ def read_target(
     Raises ``ConfigError`` for a text that cannot be parsed.
     """
     row = TASKS[task]
-    reading = row.read(f"<answer>{text}</answer>", thinking=False, space=space, original=image_size, resized=resized)
+    reading = row.read_target_text(f"<answer>{text}</answer>", space=space, original=image_size, resized=resized)
     if fault := row.target_fault(reading.answer):
-        raise ConfigError(f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.example}")
+        raise ConfigError(
+            f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.target_example or row.example}"
+        )
     return row.to_target(reading.answer)
 
 

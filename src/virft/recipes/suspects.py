@@ -19,7 +19,7 @@ from virft.config.wording import counted
 from virft.data.base_completions import BaseCompletion, BaseGroup, append_base_completions, start_base_completions
 from virft.data.store import Store
 from virft.data.training_data import TrainingData
-from virft.errors import RunError, stopped_by_user
+from virft.errors import ConfigError, RunError, stopped_by_user
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.suspects import (
     SUSPECTS,
@@ -93,8 +93,8 @@ def find_suspects(
     run, with the samples that ``data.exclude`` names. Files are written into ``suspects`` of the run, for ``data`` into
     ``suspects_NAME``. ``dtype`` and ``load_in_4bit``: precision of both models; default: that of the run. Completions
     that the folder already contains, of the same model and settings, are used again, so an interrupted call can be
-    repeated. Raises ``RunError`` for a folder that is no finished run, and ``DataError`` for a dataset that cannot be
-    used.
+    repeated. Raises ``RunError`` for a folder that is no finished run, ``DataError`` for a dataset that cannot be used,
+    and ``ConfigError`` for one of a task whose answers are points.
     """
     run, model = find_model(place)
     config = load_config(run / CONFIG).config
@@ -153,7 +153,13 @@ def _samples(config: Config, data: Path | None) -> tuple[list[Sample], str]:
         stores = {name: Store(part.data) for name, part in config.mixture.items()}
     found = TrainingData(stores, batch_size=1, seed=0)
     found.check()
-    return list(found), found.hash
+    samples = list(found)
+    if points := next((one.task for one in samples if TASKS[one.task].has_points), None):
+        raise ConfigError(
+            f"--suspects: {points} has points as answers, and a label has boxes, which cannot be compared with them; "
+            "expected data of other tasks"
+        )
+    return samples, found.hash
 
 
 def _start(folder: Path, card: Mapping[str, Any]) -> None:

@@ -9,10 +9,13 @@ from virft.tasks.counting import COUNTING
 from virft.tasks.detection import DETECTION
 from virft.tasks.grounding import GROUNDING
 from virft.tasks.multiclass_detection import MULTICLASS_DETECTION
+from virft.tasks.pointing import POINTING
+from virft.tasks.short_answer import SHORT_ANSWER
 from virft.tasks.task import Task
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING, MULTICLASS_DETECTION)
+    task.name: task
+    for task in (DETECTION, CLASSIFICATION, GROUNDING, COUNTING, MULTICLASS_DETECTION, POINTING, SHORT_ANSWER)
 }
 
 __all__ = ["TASKS", "Task"]

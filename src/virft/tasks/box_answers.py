@@ -24,6 +24,11 @@ RelativeBox = tuple[float, ...]
 
 BOX_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 """JSON Schema of a box, [x1, y1, x2, y2] in pixels."""
+POLYGONS_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "array", "items": {"type": "number"}, "minItems": 6},
+}
+"""JSON Schema of outlines, [[x1, y1, x2, y2, ..], ..] in pixels."""
 
 AREAS_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number", "minimum": 0}}
 """JSON Schema of the areas of a target's objects, in square pixels."""

@@ -12,6 +12,7 @@ from virft.rewards.options import RewardOptions
 from virft.tasks.box_answers import (
     BOX_SCHEMA,
     HUGE,
+    POLYGONS_SCHEMA,
     WHOLE_IMAGE,
     blind_boxes,
     box_to_record,
@@ -52,7 +53,6 @@ from virft.types import Answer, Box, Detection, ImageSize, Reading, RewardContex
 HIT_IOU = 0.5
 """A box is drawn as a hit from this IoU with its target."""
 
-_POLYGONS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}, "minItems": 6}}
 _SIDE = {"type": "integer", "minimum": 1}
 _COUNTS = [{"type": "string"}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]
 _RLE = {
@@ -176,7 +176,7 @@ GROUNDING = Task(
     target_format=TargetFormat(
         required=frozenset({"box"}),
         for_metrics=frozenset({"polygons", "rle", "ignored"}),
-        properties={"box": BOX_SCHEMA, "polygons": _POLYGONS, "rle": _RLE, "ignored": _POLYGONS},
+        properties={"box": BOX_SCHEMA, "polygons": POLYGONS_SCHEMA, "rle": _RLE, "ignored": POLYGONS_SCHEMA},
         to_record=_to_record,
         from_record=_from_record,
     ),

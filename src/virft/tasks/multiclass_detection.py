@@ -105,7 +105,7 @@ def join_classes(classes: Sequence[str]) -> str:
 
 def _to_record(sample: Sample) -> dict[str, Any]:
     target = _target_of(sample)
-    record: dict[str, Any] = {"classes": list(target.classes), "objects": _objects_to_record(target.items)}
+    record: dict[str, Any] = {"classes": list(target.classes), "labelled_boxes": _objects_to_record(target.items)}
     if sample.areas:
         record["areas"] = list(sample.areas)
     if target.crowd:
@@ -121,7 +121,7 @@ def _objects_to_record(items: Sequence[Detection]) -> list[dict[str, Any]]:
 
 def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedTarget:
     classes = _parse_classes(record["classes"], where=where)
-    objects = _parse_objects(record["objects"], "target.objects", classes, size, where=where)
+    objects = _parse_objects(record["labelled_boxes"], "target.labelled_boxes", classes, size, where=where)
     incomplete = list_of(record.get("incomplete", []), "target.incomplete", where=where)
     for name in incomplete:
         _require_listed(name, classes, "target.incomplete", where=where)
@@ -697,12 +697,12 @@ MULTICLASS_DETECTION = Task(
     to_target=_to_target,
     fault_of=_fault,
     target_format=TargetFormat(
-        required=frozenset({"classes", "objects"}),
+        required=frozenset({"classes", "labelled_boxes"}),
         optional=frozenset({"crowd"}),
         for_metrics=frozenset({"areas", "incomplete"}),
         properties={
             "classes": _CLASSES_SCHEMA,
-            "objects": _OBJECTS_SCHEMA,
+            "labelled_boxes": _OBJECTS_SCHEMA,
             "areas": AREAS_SCHEMA,
             "crowd": _OBJECTS_SCHEMA,
         },

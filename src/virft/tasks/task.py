@@ -209,6 +209,9 @@ class TaskBoxes:
     """A target with each of its boxes moved, for augmentation."""
     labels_of_target: Callable[[Any], tuple[str, ...]] | None = None
     """Class of each box of a target, if a target has boxes of several classes."""
+    are_points: bool = False
+    """Whether answers have points where targets have boxes: ``of_answer`` then gives boxes without extent, which are
+    drawn as points and have no IoU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -317,6 +320,11 @@ class Task:
     """Writer of the canonical completion for a target."""
     to_target: Callable[[Any], Target] = _itself
     """The target that a readable answer states, for ground truth that is written like an answer."""
+    read_target: ReadText | None = None
+    """Parser of a target that is given as text, such as that of ``virft explain``; None: it is written like an
+    answer."""
+    target_example: str | None = None
+    """Example of such a text; None: ``example``."""
     fault_of: Callable[[Any], str | None] = no_fault
     """Reason why a readable answer may not be a target, for targets that are written like an answer."""
 
@@ -416,6 +424,11 @@ class Task:
         if sample.question is not None:
             return sample.question
         return fill_template(self.prompts, sample.query, template=template, thinking=thinking, space=space)
+
+    def read_target_text(self, text: str, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
+        """Return the reading of a target that is given as the text of an answer block with its tags."""
+        read = self.read_target or self.read
+        return read(text, thinking=False, space=space, original=original, resized=resized)
 
     def target_fault(self, answer: Answer) -> str | None:
         """Return the reason why an answer may not be a target; None if it may."""
@@ -518,6 +531,11 @@ class Task:
         if self.boxes is None or self.boxes.labels_of_target is None or target is None:
             return ("",) * len(self.target_boxes(target))
         return self.boxes.labels_of_target(target)
+
+    @property
+    def has_points(self) -> bool:
+        """True if the boxes of answers are points, without extent."""
+        return self.boxes is not None and self.boxes.are_points
 
     def answer_boxes(self, answer: Answer, target: Target | None = None) -> tuple[MarkedBox, ...]:
         """Return the boxes of an answer, if it has any, compared with its target."""

@@ -285,7 +285,7 @@ def _read_boxes(text: str, start: int, end: int, frame: _Frame) -> Detections | 
     coordinates: list[float] = []
     num_clipped = 0
     for part in parts:
-        if len(parts) == 1 and rest == end and _says_no_objects(text[part.start : part.end]):
+        if len(parts) == 1 and rest == end and says_no_objects(text[part.start : part.end]):
             return Detections()
         elements = read_elements(text, part.start, part.end)
         if isinstance(elements, TooComplex):
@@ -312,24 +312,30 @@ def _read_boxes(text: str, start: int, end: int, frame: _Frame) -> Detections | 
                 else:
                     items.append(Detection(box=box, confidence=confidence, label=label, span=span))
                     num_clipped += clipped
-    if _are_fractions(coordinates):
-        return Unreadable(reason=_fractions(frame), piece=_piece(text[start:end]))
+    if are_at_most_1(coordinates):
+        return Unreadable(reason=at_most_1_reason(frame.extent_x, frame.extent_y), piece=_piece(text[start:end]))
     if rest < end:
         invalid.append(InvalidElement(reason="text after the boxes", piece=_piece(text[rest:end]), span=(rest, end)))
     return Detections(items=tuple(items), invalid=tuple(invalid), num_clipped=num_clipped)
 
 
-def _says_no_objects(text: str) -> bool:
+def says_no_objects(text: str) -> bool:
+    """Return True if the content of an answer block is the statement that there are no objects.
+
+    >>> says_no_objects(" No Objects. "), says_no_objects("no fox")
+    (True, False)
+    """
     return len(text) < 32 and " ".join(text.strip(" '\"`.!*").split()).casefold() in _NO_OBJECTS
 
 
-def _are_fractions(coordinates: Sequence[float]) -> bool:
+def are_at_most_1(coordinates: Sequence[float]) -> bool:
     """Return True if no coordinate is larger than 1 and one is no integer: [0, 0, 1, 1] may be a box of one unit."""
     return bool(coordinates) and max(coordinates) <= 1.0 and not all(map(float.is_integer, coordinates))
 
 
-def _fractions(frame: _Frame) -> str:
-    return f"{_AT_MOST_1}: fractions of the image; expected 0..{frame.extent_x:g} x 0..{frame.extent_y:g}"
+def at_most_1_reason(extent_x: float, extent_y: float) -> str:
+    """Return the reason of an answer whose coordinates are fractions of the image; see ``is_at_most_1``."""
+    return f"{_AT_MOST_1}: fractions of the image; expected 0..{extent_x:g} x 0..{extent_y:g}"
 
 
 def _parts_of_text(text: str, start: int, end: int) -> tuple[list[_Part], int]:

@@ -20,7 +20,10 @@ from virft.cli.completion import completions
         (["gr"], ["grpo"]),
         (["build", "co"], ["coco"]),
         (["build", "coco", "a.json", "images", "out", "--negatives"], ["--negatives-frac"]),
-        (["build", "coco", "a.json", "images", "out", "--task", ""], ["detection", "counting", "multiclass_detection"]),
+        (
+            ["build", "coco", "a.json", "images", "out", "--task", ""],
+            ["detection", "counting", "multiclass_detection", "pointing"],
+        ),
         (["build", "coco", "a.json", ""], []),
         (["grpo", "a.toml", "samp"], ["sampling."]),
         (["grpo", "a.toml", "grpo.gr"], ["grpo.group_size="]),
@@ -88,7 +91,10 @@ def path_with_virft(tmp_path: Path) -> str:
         ("virft grpo a.toml model.tr", ["-o nospace", "model.train="]),
         # bash begins a new word after =
         ("virft grpo a.toml model.train=l", ["lora"]),
-        ("virft build coco a.json images out --task ", ["detection", "counting", "multiclass_detection"]),
+        (
+            "virft build coco a.json images out --task ",
+            ["detection", "counting", "multiclass_detection", "pointing"],
+        ),
         ("virft predict virft-tiny ", [""]),
     ],
 )

@@ -16,6 +16,7 @@ from virft.evaluation.joined import join_predictions
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.evaluation.score import score_joined
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.tasks.counting import Count
 from virft.types import (
     Answer,
@@ -24,6 +25,8 @@ from virft.types import (
     ImageSize,
     JoinedPrediction,
     Label,
+    Point,
+    Points,
     Prediction,
     Sample,
     Unreadable,
@@ -242,6 +245,12 @@ def test_unreadable_answers_are_no_group_but_count_as_answers() -> None:
 def test_grounding_boxes_are_compared_too() -> None:
     targets = [box(number, 0, number + 10, 10) for number in range(4)]
     assert str(most_common_answer(joined([box(*LEFT)] * 4, targets, task="grounding"))).endswith("the same box")
+
+
+def test_points_are_named_as_points() -> None:
+    targets = [point_target([box(number, 0, number + 10, 10)]) for number in range(4)]
+    answers = [Points(items=(Point(5, 5), Point(9, 9)))] * 4
+    assert str(most_common_answer(joined(answers, targets, task="pointing"))).endswith("the same 2 points")
 
 
 def test_two_equal_answers_are_no_sign_of_anything() -> None:

@@ -115,6 +115,7 @@ def test_detections_are_the_predicted_boxes_of_any_answer() -> None:
     for one in (
         result("<answer>No Objects</answer>"),
         result("<answer>fox</answer>", task="classification"),
+        result("<answer>[[100, 200]]</answer>", task="pointing"),
         result("?"),
     ):
         assert one.detections.items == ()

@@ -43,6 +43,38 @@ def test_the_reward_is_that_of_virfts_own_trainer(preset: Any, text: str) -> Non
     assert RowGrader(box_space="relative_1000", thinking=True, rule=rule).grade(text, row) == expected
 
 
+POINTS_ROW = fox_row() | {"task": "pointing", "target": {"objects": [[0, 0, 32, 24]], "crowd": None}}
+ANSWER_ROW = fox_row() | {
+    "task": "short_answer",
+    "target": {"answers": ["200"], "kind": "number", "relative_tolerance": 0.05, "options": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "parts"),
+    [
+        (POINTS_ROW, '<answer>[{"point_2d": [250, 250], "label": "fox"}]</answer>', {"hit": 1.0, "closeness": 1.0}),
+        (POINTS_ROW, "<answer>No Objects</answer>", {"hit": 0.0, "closeness": 0.0}),
+        (ANSWER_ROW, "<answer>195</answer>", {"answer": 1.0}),
+        (ANSWER_ROW, "<answer>100-300</answer>", {"answer": 0.0}),
+    ],
+)
+def test_rewards_of_all_trainers_for_points_and_short_answers(
+    row: dict[str, Any], text: str, parts: dict[str, float]
+) -> None:
+    expected = parts | {"format": 1.0}
+    assert PLAIN.grade(text, row).parts == expected
+    truth, one = ground_truth_of(row), {"response": text, "ground_truth": ground_truth_of(row)}
+    how: dict[str, Any] = {"box_space": "relative_1000", "thinking": False}
+    found = [
+        verl.compute_score("foxes", text, truth, **how),
+        easyr1.compute_score([one], **how)[0]["overall"],
+        *make_orm(**how)()(completions=[text], ground_truth=[truth]),
+        *VisualReward(**how)(["fox"], [text], **{name: [value] for name, value in row.items()}),
+    ]
+    assert found == pytest.approx([sum(expected.values())] * 4)
+
+
 def test_a_think_block_opened_by_the_prompt_counts() -> None:
     grade = RowGrader(box_space="relative_1000", thinking=True, think_opened=True).grade
     assert grade(f"red fur</think>{FOX_ANSWER}", fox_row(thinking=True)).total == pytest.approx(3.0)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from factories import box, detections, labelled, sample
+from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.constant_box import find_best_box
 from virft.tasks.counting import Count
-from virft.types import Detections, Label, Sample
+from virft.types import Detections, Label, Sample, ShortAnswer
 
 SIZE = (100, 50)
 
@@ -89,6 +90,8 @@ def test_the_target_of_a_test_sample_does_not_change_its_blind_answers(name: str
             labelled(("y", (20, 5, 60, 40)), ("x", (0, 0, 30, 30)), classes="xyz"),
             labelled(classes="xyz"),
         ],
+        "short_answer": [ShortAnswer(answers=(text,)) for text in ("red", "blue", "blue")],
+        "pointing": [point_target([box(0, 0, 30, 30)]), point_target([box(20, 5, 60, 40)]), point_target([])],
     }[name]
     train = [sample(target, task=name, query=query) for target, query in zip(targets, "xyz", strict=True)]
     answers = TASKS[name].blind_answers(train)

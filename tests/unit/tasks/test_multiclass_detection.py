@@ -88,24 +88,30 @@ def test_any_class_name_survives_its_rendering(name: str) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"classes": [], "objects": []}, "target.classes is empty; expected the class names of the question"),
-        ({"classes": ["cat", 3], "objects": []}, "a class name is 3; expected text that is not empty"),
+        ({"classes": [], "labelled_boxes": []}, "target.classes is empty; expected the class names of the question"),
+        ({"classes": ["cat", 3], "labelled_boxes": []}, "a class name is 3; expected text that is not empty"),
         (
-            {"classes": ["..."], "objects": []},
+            {"classes": ["..."], "labelled_boxes": []},
             "class name '...' cannot be a label; expected letters or digits on one line",
         ),
         (
-            {"classes": ["a\nb"], "objects": []},
+            {"classes": ["a\nb"], "labelled_boxes": []},
             "class name 'a\\nb' cannot be a label; expected letters or digits on one line",
         ),
-        ({"classes": ["Cat", "cat"], "objects": []}, "target.classes has 'Cat' and 'cat', which are the same label"),
         (
-            {"classes": ["cat"], "objects": [{"box": [*A], "label": "dog"}]},
-            "target.objects has the label 'dog'; expected one of target.classes",
+            {"classes": ["Cat", "cat"], "labelled_boxes": []},
+            "target.classes has 'Cat' and 'cat', which are the same label",
         ),
-        ({"classes": ["cat"], "objects": [{"box": [*A]}]}, "target.objects: label is missing"),
-        ({"classes": ["cat"], "objects": [], "areas": [3]}, "1 areas of 0 boxes; expected one for each, or none"),
-        ({"classes": ["cat"], "objects": [], "incomplete": ["dog"]}, "target.incomplete has the label 'dog'"),
+        (
+            {"classes": ["cat"], "labelled_boxes": [{"box": [*A], "label": "dog"}]},
+            "target.labelled_boxes has the label 'dog'; expected one of target.classes",
+        ),
+        ({"classes": ["cat"], "labelled_boxes": [{"box": [*A]}]}, "target.labelled_boxes: label is missing"),
+        (
+            {"classes": ["cat"], "labelled_boxes": [], "areas": [3]},
+            "1 areas of 0 boxes; expected one for each, or none",
+        ),
+        ({"classes": ["cat"], "labelled_boxes": [], "incomplete": ["dog"]}, "target.incomplete has the label 'dog'"),
     ],
 )
 def test_a_record_that_is_no_target_is_refused(record: dict[str, Any], message: str) -> None:

@@ -14,10 +14,24 @@ from hypothesis import strategies as st
 from factories import box, detections, labelled, reading, sample
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
 from virft.tasks.task import COMMON_METRICS, CORRECT, HALF_RIGHT
-from virft.types import Box, Detections, ImageSize, InvalidElement, Label, LabelledDetections, Sample, Unreadable
+from virft.types import (
+    Box,
+    Detection,
+    Detections,
+    ImageSize,
+    InvalidElement,
+    Label,
+    LabelledDetections,
+    Point,
+    Points,
+    Sample,
+    ShortAnswer,
+    Unreadable,
+)
 
 TARGETS = {
     "detection": detections((10, 10, 30, 40), (0, 0, 64, 48)),
@@ -27,6 +41,8 @@ TARGETS = {
     "multiclass_detection": labelled(
         ("fox", (10, 10, 30, 40)), ("driver's hat", (0, 0, 64, 48)), classes=("fox", "hen", "driver's hat")
     ),
+    "pointing": point_target([box(10, 10, 30, 40), box(0, 0, 64, 48)]),
+    "short_answer": ShortAnswer(answers=("a red car",)),
 }
 EVERY_TASK = pytest.mark.parametrize("name", list(TASKS))
 
@@ -81,6 +97,8 @@ def test_a_rendered_target_is_read_back(name: str, thinking_text: str | None) ->
         assert [(item.box, item.label) for item in read.answer.items] == [
             (item.box, item.label) for item in one.target.items
         ]
+    elif isinstance(read.answer, Points) and isinstance(one.target, Points):
+        assert read.answer.items == one.target.items
     else:
         assert read.answer == one.target
     assert task.score(read, one.target) == 1.0
@@ -112,7 +130,7 @@ def test_metrics_count_correct_and_unreadable_answers(name: str) -> None:
     measured = TASKS[name].measure(pairs)
     assert measured.values["unreadable_frac"] == 0.5
     assert measured.values["well_formed_frac"] == 0.5
-    half = {"detection": "recall", "multiclass_detection": "recall"}.get(name, TASKS[name].headline)
+    half = dict.fromkeys(("detection", "multiclass_detection", "pointing"), "recall").get(name, TASKS[name].headline)
     assert measured.values[half] == 0.5
 
 
@@ -216,6 +234,9 @@ def test_the_datasets_own_question_replaces_the_template() -> None:
             "",
         ),
         ("multiclass_detection", LabelledDetections(), *["no objects"] * 3),
+        ("pointing", Points(items=(Point(1, 2), Point(30, 40.4))), "2 points: 1, 2; 30, 40", "2 points", ""),
+        ("pointing", Points(), *["no objects"] * 3),
+        ("short_answer", ShortAnswer(answers=("red",)), *["red"] * 3),
         ("grounding", Unreadable(reason="no answer block"), *["unreadable: no answer block"] * 3),
     ],
 )
@@ -248,6 +269,11 @@ def test_descriptions_of_answers(task: str, answer: object, full: str, short: st
         ),
         ("multiclass_detection", labelled(classes=("fox",)), *["no objects"] * 3),
         ("classification", Label(text="fox", aliases=("vulpes",)), *["fox or vulpes"] * 3),
+        ("pointing", point_target([box(1, 2, 3, 4)]), "1 box: 1, 2 to 3, 4", "1 box", "1 box"),
+        ("pointing", Points(), "no objects", "no objects", "absent"),
+        ("short_answer", ShortAnswer(answers=("red", "crimson")), *["red or crimson"] * 3),
+        ("short_answer", ShortAnswer(answers=("red", "blue"), kind="list"), *["red, blue"] * 3),
+        ("short_answer", ShortAnswer(answers=("B",), kind="choice", options=("red", "blue")), *["B (blue)"] * 3),
     ],
 )
 def test_descriptions_of_targets(task: str, target: object, full: str, short: str, caption: str) -> None:
@@ -269,13 +295,15 @@ def test_boxes_survive_the_log_of_rollouts(name: str) -> None:
     if task.boxes is None:
         assert task.answer_boxes(TARGETS[name]) == ()
         return
-    from virft.types import Detection
-
     found = [
         Detection(box=one.box, confidence=one.confidence, label=one.label) for one in task.answer_boxes(TARGETS[name])
     ]
-    answer = task.boxes.to_answer(found)
-    assert answer == (replace(TARGETS[name], classes=()) if name == "multiclass_detection" else TARGETS[name])
+    target = TARGETS[name]
+    if isinstance(target, Points):
+        target = Points(items=target.items)
+    elif isinstance(target, LabelledDetections):
+        target = replace(target, classes=())
+    assert task.boxes.to_answer(found) == target
 
 
 @EVERY_TASK

@@ -223,7 +223,7 @@ def _question_digest(row: dict[str, Any]) -> str:
     """Return a digest of image, question and task of a row, equal for rows with the same question about an image."""
     keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
     target = row["target"] if isinstance(row["target"], dict) else {}
-    kind = sorted({key for task in TASKS.values() for key in task.target_format.required}.intersection(target))
+    kind = [task.name for task in TASKS.values() if task.target_format.required <= target.keys()]
     return _digest([kind, {key: row[key] for key in keys if key in row}])
 
 

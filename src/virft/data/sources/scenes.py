@@ -13,14 +13,23 @@ from PIL import Image
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, did_you_mean
 from virft.geometry.masks import mask_to_rle
+from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import class_names
+from virft.scenes.questions import SceneQuestion
 from virft.scenes.render import Scene
 from virft.scenes.sets import ABSENT_FRAC, SceneKind, SceneSample, evaluation_set, few_shot_set
-from virft.types import Box, ImageSize, Sample
+from virft.tasks import TASKS
+from virft.tasks.task import ClassAnnotation
+from virft.types import Box, Detections, ImageSize, Sample, Target
 
 SPLITS = ("base", "novel", "heldout")
 """Names of the splits of the scene classes."""
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+def _scenes_of(task: str) -> str:
+    """Return the task whose scenes are used: detection's for a task whose targets follow from boxes."""
+    return task if task in SCENE_TASKS or TASKS[task].from_annotation is None else "detection"
 
 
 def scene_classes_named(names: Sequence[str]) -> tuple[str, ...]:
@@ -64,7 +73,7 @@ def write_few_shot_scenes(
     if not kind.is_training:
         allowed = ", ".join(one for one in SceneKind if one.is_training)
         raise ConfigError(f"scenes of kind {kind} are for tests; expected {allowed} with shots")
-    scenes = few_shot_set(seed, task, classes, shots, kind=kind, absent_frac=negatives_frac, size=size)
+    scenes = few_shot_set(seed, _scenes_of(task), classes, shots, kind=kind, absent_frac=negatives_frac, size=size)
     facts = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
     return _write(
         folder,
@@ -96,7 +105,7 @@ def write_test_scenes(
     ``size``: width and height of an image in pixels. ``negatives_frac``: fraction of questions about an absent class.
     Raises ``DataError`` if the folder is occupied.
     """
-    scenes = evaluation_set(seed, task, classes, num_questions, kind, absent_frac=negatives_frac, size=size)
+    scenes = evaluation_set(seed, _scenes_of(task), classes, num_questions, kind, absent_frac=negatives_frac, size=size)
     facts = {"split": kind.value}
     return _write(folder, scenes, task=task, classes=classes, seed=seed, facts=facts, size=size, overwrite=overwrite)
 
@@ -116,25 +125,35 @@ def _write(
     with StoreWriter(folder, overwrite=overwrite) as writer:
         for scene in scenes:
             path = writer.add_image(f"{scene.name}.png", Image.fromarray(scene.scene.image))
-            for sample in _samples(scene, path):
+            for sample in _samples(scene, path, task):
                 writer.add(replace(sample, query=renamed.get(sample.query, sample.query)))
         source = {"kind": "scenes", "task": task, "classes": list(classes), "image_size": size} | facts
         return writer.finish(source=source, seed=seed)
 
 
-def _samples(scene: SceneSample, path: str) -> list[Sample]:
+def _samples(scene: SceneSample, path: str, task: str) -> list[Sample]:
     return [
         Sample(
             id=f"{scene.name}:{question.query}",
-            task=question.task,
+            task=task,
             images=(path,),
             image_sizes=(ImageSize(*scene.scene.size),),
             query=question.query,
-            target=question.target,
+            target=_target(question, task),
             rle=_rle(scene.scene, question.target) if isinstance(question.target, Box) else None,
         )
         for question in scene.questions
     ]
+
+
+def _target(question: SceneQuestion, task: str) -> Target:
+    """Return the target of a question; for tasks without scenes of their own, that of the boxes to detect."""
+    make = TASKS[task].from_annotation
+    if task == question.task or make is None or not isinstance(question.target, Detections):
+        return question.target
+    parsed = make(ClassAnnotation(boxes=tuple(item.box for item in question.target.items)))
+    assert parsed is not None, f"{task}: the boxes of a scene are complete"
+    return parsed.target
 
 
 def _rle(scene: Scene, target: Box) -> str:

@@ -69,7 +69,7 @@ def _space(space: BoxSpace | None, question: str, task: str, answer: str) -> Box
     """Return the coordinate space of an answer; one without boxes fits any."""
     if space is not None:
         return space
-    if demanded_spaces(question) == (BoxSpace.RELATIVE_1000,) or task in ("classification", "counting"):
+    if demanded_spaces(question) == (BoxSpace.RELATIVE_1000,) or TASKS[task].boxes is None:
         return BoxSpace.RELATIVE_1000
     if not re.search(r"\d", answer):  # no objects
         return BoxSpace.RELATIVE_1000
@@ -82,10 +82,11 @@ def _space(space: BoxSpace | None, question: str, task: str, answer: str) -> Box
 def _read(text: str, task: str, size: ImageSize, space: BoxSpace, *, shown: str, column: str) -> Target:
     """Parse an answer to a target; boxes in pixels of the upright image, rounded to three decimals."""
     row = TASKS[task]
-    reading = row.read(text, thinking=False, space=space, original=size, resized=size)
+    reading = row.read_target_text(text, space=space, original=size, resized=size)
     if fault := row.target_fault(reading.answer):
+        example = row.target_example or row.example
         raise DataError(
-            f"{column} {shown!r:.60} is not an answer of {row.name} ({fault}); expected one such as {row.example}"
+            f"{column} {shown!r:.60} is not an answer of {row.name} ({fault}); expected one such as {example}"
         )
     # Of an answer, a data set holds what its target has: boxes without confidences.
     return row.move_boxes(row.to_target(reading.answer), _rounded)

@@ -14,10 +14,10 @@ from virft.types import JoinedPrediction
 def diagnose_boxes(task: str, joined: Sequence[JoinedPrediction], *, num_invalid: int) -> BoxDiagnostics | None:
     """Return curves and confusion matrix of the exhaustively annotated questions.
 
-    ``num_invalid``: elements of the answers that are no boxes. None for a task that has no classes with boxes.
+    ``num_invalid``: elements of the answers that are no boxes. None for a task whose answers are not boxes of classes.
     """
     row = TASKS[task]
-    if row.boxes is None or (row.class_of is None and row.boxes.labels_of_target is None):
+    if row.boxes is None or row.has_points or (row.class_of is None and row.boxes.labels_of_target is None):
         return None
     confidences: list[float] = []
     hits: list[bool] = []

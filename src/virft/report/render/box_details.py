@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from virft.metrics.box_curves import BoxCurves
 from virft.metrics.confusion import NOTHING, ConfusionMatrix
-from virft.report.render.curves import Chart, Line, Points, thinned
+from virft.report.render.curves import Chart, CurvePoints, Line, thinned
 from virft.report.render.reported import BoxDiagnostics, ReportedSystem
 from virft.report.render.score_tables import names_of_tests
 
@@ -81,7 +81,7 @@ def _precision_recall(systems: Sequence[tuple[int, str, BoxCurves]]) -> Chart:
             Line(
                 name=name,
                 tone=place,
-                points=thinned(Points(one.recall, one.precision)),
+                points=thinned(CurvePoints(one.recall, one.precision)),
                 summary=f"{one.precision[-1]:.2f} at recall {one.recall[-1]:.2f}",
             )
             for place, name, one in systems
@@ -101,7 +101,7 @@ def _f1_over_confidence(systems: Sequence[tuple[int, str, BoxCurves]]) -> Chart:
                 name=name,
                 tone=place,
                 # below the lowest confidence every box counts
-                points=thinned(Points((0.0, *reversed(one.thresholds)), (one.f1[-1], *reversed(one.f1)))),
+                points=thinned(CurvePoints((0.0, *reversed(one.thresholds)), (one.f1[-1], *reversed(one.f1)))),
                 summary=f"best {one.f1[one.best]:.3f} at {one.thresholds[one.best]:.2f}, all boxes {one.f1[-1]:.3f}",
             )
             for place, name, one in systems

@@ -23,7 +23,7 @@ SMOOTHED_FRACTION = 0.1
 MOST_POINTS = 500
 
 
-class Points(NamedTuple):
+class CurvePoints(NamedTuple):
     """Completed steps, increasing, and a finite value at each."""
 
     steps: tuple[float, ...]
@@ -38,9 +38,9 @@ class Line:
     """Label in the legend."""
     tone: int
     """Index of the colour."""
-    points: Points
+    points: CurvePoints
     """Values over steps."""
-    smooth: Points | None = None
+    smooth: CurvePoints | None = None
     """The smoothed curve of a fluctuating metric."""
     system: int | None = None
     """Index of the system that the line belongs to, if any."""
@@ -205,14 +205,14 @@ def _sorted_validations(names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda one: places.get(one.partition("@")[0], len(order)))
 
 
-def smoothed(points: Points) -> Points | None:
+def smoothed(points: CurvePoints) -> CurvePoints | None:
     """Return the moving average, extrapolated linearly at both ends; None if the metric needs no smoothing.
 
     It needs none if it has fewer than 20 points, or if its total variation is at most five times its range.
 
-    >>> smoothed(Points(tuple(range(30)), tuple(range(30)))) is None
+    >>> smoothed(CurvePoints(tuple(range(30)), tuple(range(30)))) is None
     True
-    >>> smoothed(Points(tuple(range(30)), (0.0, 1.0) * 15)).values[15]  # mean of 1, 0, 1, 0, 1
+    >>> smoothed(CurvePoints(tuple(range(30)), (0.0, 1.0) * 15)).values[15]  # mean of 1, 0, 1, 0, 1
     0.6
     """
     steps, values = points
@@ -230,7 +230,7 @@ def smoothed(points: Points) -> Points | None:
     at_start = [inside[0] + _slope(values[:width]) * away for away in range(-half, 0)]
     at_end = [inside[-1] + _slope(values[-width:]) * away for away in range(1, half + 1)]
     low, high = min(values), max(values)
-    return Points(steps, tuple(min(high, max(low, value)) for value in (*at_start, *inside, *at_end)))
+    return CurvePoints(steps, tuple(min(high, max(low, value)) for value in (*at_start, *inside, *at_end)))
 
 
 def _slope(values: Sequence[float]) -> float:
@@ -239,7 +239,7 @@ def _slope(values: Sequence[float]) -> float:
     return sum(at * value for at, value in zip(places, values, strict=True)) / sum(at * at for at in places)
 
 
-def thinned(points: Points, most: int = MOST_POINTS) -> Points:
+def thinned(points: CurvePoints, most: int = MOST_POINTS) -> CurvePoints:
     """Return about ``most`` points: the minimum and maximum of each stretch, so that no spike is lost."""
     steps, values = points
     if len(steps) <= most:
@@ -250,10 +250,10 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
         places = range(start, min(start + stretch, len(steps)))
         selected |= {min(places, key=values.__getitem__), max(places, key=values.__getitem__)}
     order = sorted(selected)
-    return Points(tuple(steps[i] for i in order), tuple(values[i] for i in order))
+    return CurvePoints(tuple(steps[i] for i in order), tuple(values[i] for i in order))
 
 
-def _of_run(run: ReportedRun, *, several: bool) -> dict[str, Points]:
+def _of_run(run: ReportedRun, *, several: bool) -> dict[str, CurvePoints]:
     """Map metric to points. Losses of several trainers are different quantities, so their names contain the trainer."""
     return {
         f"loss of {run.trainer}" if name == "loss" and several else name: points
@@ -261,7 +261,7 @@ def _of_run(run: ReportedRun, *, several: bool) -> dict[str, Points]:
     }
 
 
-def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
+def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, CurvePoints]:
     """Map metric to points; values that are not finite numbers are skipped.
 
     The x position is the number of completed steps. The validation of the untrained model is at 0.
@@ -278,11 +278,11 @@ def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[str, Points]:
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(done)
                 values.append(float(value))
-    return {name: Points(tuple(steps), tuple(values)) for name, (steps, values) in found.items()}
+    return {name: CurvePoints(tuple(steps), tuple(values)) for name, (steps, values) in found.items()}
 
 
 def _chart(
-    name: str, tables: Sequence[tuple[int, str, Mapping[str, Points]]], x_range: tuple[float, float] | None
+    name: str, tables: Sequence[tuple[int, str, Mapping[str, CurvePoints]]], x_range: tuple[float, float] | None
 ) -> Chart:
     lines = tuple(
         _line(line_name, table[name], tone=place, system=place) for place, line_name, table in tables if name in table
@@ -297,7 +297,7 @@ def _chart(
     )
 
 
-def _line(name: str, points: Points, *, tone: int, system: int | None = None) -> Line:
+def _line(name: str, points: CurvePoints, *, tone: int, system: int | None = None) -> Line:
     smooth = smoothed(points)
     return Line(
         name=name,

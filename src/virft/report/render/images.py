@@ -48,7 +48,7 @@ def draw_answer(
     label: str | None = None,
     min_confidence: float = 0.0,
 ) -> Image.Image:
-    """Draw target boxes in green and predicted boxes in red on a copy whose longer side is ``side`` pixels.
+    """Draw target boxes in green and predicted boxes or points in red on a copy whose longer side is ``side`` pixels.
 
     ``target`` None: the ground truth is not known. ``label``: class name or expression that is written at each
     predicted box, with its confidence; None writes neither. Boxes below ``min_confidence`` are not drawn. An answer
@@ -59,10 +59,14 @@ def draw_answer(
     draw = ImageDraw.Draw(canvas)
     row = TASKS[task]
     marked = [one for one in row.answer_boxes(answer) if one.confidence >= min_confidence]
-    answer_boxes = [one.box for one in marked]
-    for colour, width, boxes in ((TARGET_COLOUR, 4, row.target_boxes(target)), (ANSWER_COLOUR, 2, answer_boxes)):
-        for box in boxes:
-            draw.rectangle([scale * value for value in box.xyxy], outline=colour, width=width)
+    for box in row.target_boxes(target):
+        draw.rectangle([scale * value for value in box.xyxy], outline=TARGET_COLOUR, width=4)
+    for one in marked:
+        corners = [scale * value for value in one.box.xyxy]
+        if row.has_points:
+            draw.circle(corners[:2], radius=max(3, side // 50), fill=ANSWER_COLOUR, outline=_BACKGROUND)
+        else:
+            draw.rectangle(corners, outline=ANSWER_COLOUR, width=2)
     if label is not None:
         for one in marked:
             # A box with a label of its own has it in its text.

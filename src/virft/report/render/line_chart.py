@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from virft.report.render.curves import Chart, Line, Points
+from virft.report.render.curves import Chart, CurvePoints, Line
 
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 24
@@ -75,7 +75,7 @@ def draw_chart(chart: Chart) -> DrawnChart:
     def down(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - y_low) / (y_high - y_low))
 
-    def place(points: Points) -> list[tuple[float, float]]:
+    def place(points: CurvePoints) -> list[tuple[float, float]]:
         return [(round(across(s), 1), round(down(v), 1)) for s, v in zip(*points, strict=True)]
 
     def draw(line: Line) -> DrawnLine:

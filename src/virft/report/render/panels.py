@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from virft.report.render.page_images import PageImage
 from virft.tasks import TASKS
@@ -17,7 +17,7 @@ _LETTER_WIDTH = 0.6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A box to draw, in pixels of the original image."""
+    """A box or point to draw, in pixels of the original image."""
 
     kind: str
     """``target``, ``hit`` or ``miss``."""
@@ -29,6 +29,8 @@ class Shape:
     """Width."""
     height: float
     """Height."""
+    radius: float = 0.0
+    """Radius of the corners: half of the width for a point, which is drawn as a circle around it."""
     text: str = ""
     """Label at the upper left corner: class and confidence, as far as there are any."""
     text_x: float = 0.0
@@ -77,18 +79,18 @@ def make_panel(
 ) -> Panel:
     """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
+    Points of answers are drawn as circles (``TaskBoxes.are_points``).
+
     ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
     ``polygons``: outlines of the target's mask.
     """
     row = TASKS[task]
     targets = zip(row.target_boxes(target), row.target_labels(target), strict=True)
     shapes = [make_shape("target", box, image.size, text=name[:MOST_LETTERS]) for box, name in targets]
-    marked = row.answer_boxes(answer, target)
+    make = make_dot if row.has_points else make_shape
     shapes += [
-        make_shape(
-            "hit" if one.is_hit else "miss", one.box, image.size, text=f"{label[:MOST_LETTERS]} {one.text}".strip()
-        )
-        for one in marked
+        make("hit" if one.is_hit else "miss", one.box, image.size, text=f"{label[:MOST_LETTERS]} {one.text}".strip())
+        for one in row.answer_boxes(answer, target)
     ]
     return Panel(
         image=image,
@@ -114,6 +116,13 @@ def make_shape(kind: str, box: Box, size: ImageSize, *, text: str = "", tone: in
         text_ends=ends,
         tone=tone,
     )
+
+
+def make_dot(kind: str, box: Box, size: ImageSize, *, text: str = "") -> Shape:
+    """Return a point on an image of this size, given as a box without extent, as a circle around it with a label."""
+    radius = font_size(size) / 4
+    around = Box(x1=box.x1 - radius, y1=box.y1 - radius, x2=box.x2 + radius, y2=box.y2 + radius)
+    return replace(make_shape(kind, around, size, text=text), radius=round(radius, 1))
 
 
 def outlines(polygons: Sequence[Polygon]) -> tuple[str, ...]:

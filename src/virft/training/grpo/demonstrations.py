@@ -15,7 +15,7 @@ from virft.generation.random_streams import StepKey
 from virft.models.renderer import RenderedPrompt
 from virft.tasks import TASKS
 from virft.training.grpo.near_right import near_right_boxes
-from virft.types import Answer, Detection, RewardReport, RolloutGroup, Sample, Target
+from virft.types import Answer, Box, Detection, RewardReport, RolloutGroup, Sample, Target
 
 TARGET_CONFIDENCE = 1.0
 """Confidence of the boxes of a demonstration if no completion of its group has a box."""
@@ -128,12 +128,18 @@ def _targets(
         yield sample.target
         return
     to_answer, of_target = task.boxes.to_answer, task.boxes.of_target
-    boxes = [
-        Detection(box=box, confidence=confidence, label=label or None)
-        for box, label in zip(of_target(sample.target), task.target_labels(sample.target), strict=True)
-    ]
-    boxes = _shuffled(boxes, key.uniforms(stream, 0, len(boxes)))
-    yield to_answer(boxes)
+    labels = task.target_labels(sample.target)
+    numbers = key.uniforms(stream, 0, len(labels))
+
+    def shuffled(found: Iterable[Box]) -> list[Detection]:
+        named = zip(found, labels, strict=True)
+        return _shuffled(
+            [Detection(box=box, confidence=confidence, label=label or None) for box, label in named], numbers
+        )
+
+    boxes = shuffled(of_target(sample.target))
+    # The boxes of the target as an answer: those of a pointing target are its points.
+    yield to_answer(shuffled(one.box for one in task.answer_boxes(sample.target)))
     if not near_right:
         return
     for number, rung in enumerate(near_right_boxes(boxes, sample.target_size, lambda n: key.uniforms(stream, 1, n))):

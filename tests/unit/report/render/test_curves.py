@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from virft.report.render.curves import MAIN, MOST_POINTS, ChartGroup, Points, chart_groups, smoothed, thinned
+from virft.report.render.curves import MAIN, MOST_POINTS, ChartGroup, CurvePoints, chart_groups, smoothed, thinned
 from virft.report.render.reported import ReportedRun, ReportedSystem
 
 
@@ -20,8 +20,8 @@ def titles(groups: list[ChartGroup]) -> dict[str, list[str]]:
     return {group.heading: [chart.title for chart in group.charts] for group in groups}
 
 
-def points(*values: float) -> Points:
-    return Points(tuple(range(len(values))), values)
+def points(*values: float) -> CurvePoints:
+    return CurvePoints(tuple(range(len(values))), values)
 
 
 def test_metrics_are_grouped_and_unknown_ones_are_not_dropped() -> None:
@@ -94,8 +94,8 @@ def test_x_is_the_number_of_completed_steps_and_the_untrained_model_is_validated
     )
     (main,) = chart_groups([system("a", *records)])
     reward, validation = (chart.lines[0].points for chart in main.charts)
-    assert reward == Points((1, 2), (1.0, 2.0))
-    assert validation == Points((0, 1, 2), (0.1, 0.2, 0.3))
+    assert reward == CurvePoints((1, 2), (1.0, 2.0))
+    assert validation == CurvePoints((0, 1, 2), (0.1, 0.2, 0.3))
 
 
 def test_runs_share_a_chart_and_a_run_without_the_metric_has_no_line() -> None:
@@ -128,7 +128,7 @@ def test_losses_of_several_trainers_are_charts_of_their_own() -> None:
 def test_values_that_are_not_finite_are_skipped() -> None:
     records = ({"step": 0, "loss": float("nan")}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": float("inf")})
     (group,) = chart_groups([system("a", *records)])
-    assert group.charts[0].lines[0].points == Points((2,), (2.0,))
+    assert group.charts[0].lines[0].points == CurvePoints((2,), (2.0,))
     assert chart_groups([system("a", {"step": 0, "loss": float("nan")})]) == []
     assert chart_groups([system("a"), ReportedSystem(name="base")]) == []
 
@@ -144,7 +144,7 @@ def test_throughput_and_mfu_of_each_step_are_charts_and_the_counted_operations_a
         "Time": ["tokens/s", "MFU of the update", "seconds per step"],
     }
     rates, mfu, _ = groups[-1].charts
-    assert rates.lines[0].points == Points((1, 2), (500.0, 400.0))
+    assert rates.lines[0].points == CurvePoints((1, 2), (500.0, 400.0))
     # 1e15 operations / (2 s x 2 x 989e12 operations/s), and in 4 s half of that
     assert mfu.lines[0].points.values == pytest.approx((0.25278, 0.12639), rel=1e-4)
     assert mfu.is_fraction

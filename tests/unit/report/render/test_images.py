@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from factories import detections
+from factories import box, detections
+from virft.geometry.points import point_target
 from virft.report.render.images import (
     ANSWER_COLOUR,
     TARGET_COLOUR,
@@ -13,7 +14,7 @@ from virft.report.render.images import (
     before_after_sheet,
     draw_answer,
 )
-from virft.types import Detections
+from virft.types import Detections, Point, Points
 
 GREY = Image.new("RGB", (100, 50), (128, 128, 128))
 
@@ -29,6 +30,15 @@ def test_boxes_are_scaled_with_the_image() -> None:
     assert drawn.getpixel((20, 50)) == TARGET_COLOUR
     assert drawn.getpixel((100, 50)) == ANSWER_COLOUR
     assert drawn.getpixel((60, 50)) == (128, 128, 128)
+
+
+def test_points_are_drawn_as_dots() -> None:
+    target, answer = point_target([box(10, 10, 40, 40)]), Points(items=(Point(70, 20),))
+    drawn = draw_answer(GREY, target, answer, task="pointing", side=200)
+    assert drawn.getpixel((20, 50)) == TARGET_COLOUR
+    # twice as large, with a radius of 4
+    grey = (128, 128, 128)
+    assert [drawn.getpixel((x, 40)) for x in (134, 140, 146)] == [grey, ANSWER_COLOUR, grey]
 
 
 def test_an_answer_without_boxes_is_written_as_a_caption() -> None:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virft.report.render.curves import Chart, Line, Points
+from virft.report.render.curves import Chart, CurvePoints, Line
 from virft.report.render.line_chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_chart, format_number, ticks
 
 
-def chart(*values: float, is_fraction: bool = False, smooth: Points | None = None) -> Chart:
-    points = Points(tuple(range(1, len(values) + 1)), values)
+def chart(*values: float, is_fraction: bool = False, smooth: CurvePoints | None = None) -> Chart:
+    points = CurvePoints(tuple(range(1, len(values) + 1)), values)
     line = Line(name="a", tone=0, points=points, smooth=smooth, system=0)
     return Chart(title="reward", description="", lines=(line,), is_fraction=is_fraction)
 
@@ -31,7 +31,7 @@ def test_a_line_goes_from_corner_to_corner() -> None:
 
 
 def test_behind_a_smoothed_line_lies_the_unsmoothed_one() -> None:
-    drawn = draw_chart(chart(*range(20), smooth=Points(tuple(range(1, 21)), (5.0,) * 20)))
+    drawn = draw_chart(chart(*range(20), smooth=CurvePoints(tuple(range(1, 21)), (5.0,) * 20)))
     assert drawn.lines[0].faint.count("L") == 19
     assert drawn.lines[0].summary == "5 → 5"
     assert drawn.lines[0].dots == ()
@@ -52,7 +52,7 @@ def test_readings_under_the_cursor_are_the_values_themselves() -> None:
 
 
 def test_an_axis_that_is_not_of_steps_has_fixed_ends_and_fractions() -> None:
-    line = Line(name="a", tone=0, points=Points((0.5, 0.625), (0.25, 0.25)), summary="best 0.25")
+    line = Line(name="a", tone=0, points=CurvePoints((0.5, 0.625), (0.25, 0.25)), summary="best 0.25")
     drawn = draw_chart(
         Chart(title="", description="", lines=(line,), x_name="recall", x_range=(0.0, 1.0), y_range=(0.0, 1.0))
     )

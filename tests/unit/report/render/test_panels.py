@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from factories import box, detections
+from virft.geometry.points import point_target
 from virft.report.render.page_images import PageImage
 from virft.report.render.panels import font_size, make_panel
-from virft.types import Box, Detection, Detections, ImageSize, Label, Unreadable
+from virft.types import Box, Detection, Detections, ImageSize, Label, Point, Points, Unreadable
 
 IMAGE = PageImage(id="image-0", size=ImageSize(180, 90))
 
@@ -28,6 +29,15 @@ def test_hits_and_misses_are_distinguished_and_have_their_confidence() -> None:
 def test_a_shape_has_the_position_and_size_of_its_box() -> None:
     (shape,) = make_panel(IMAGE, "detection", Detections(), detections((1, 2, 4, 6.25)), alt_text="a fox").shapes
     assert (shape.x, shape.y, shape.width, shape.height) == (1, 2, 3, 4.2)
+
+
+def test_points_are_circles_around_their_place() -> None:
+    target, answer = point_target([box(0, 0, 20, 20)]), Points(items=(Point(10, 10), Point(100, 50)))
+    first, hit, miss = make_panel(IMAGE, "pointing", target, answer, alt_text="").shapes
+    assert (first.kind, first.radius, first.width) == ("target", 0, 20)
+    assert (hit.kind, miss.kind) == ("hit", "miss")
+    assert hit.radius == pytest.approx(font_size(IMAGE.size) / 4, abs=0.05)
+    assert (hit.x + hit.width / 2, hit.y + hit.height / 2) == pytest.approx((10, 10), abs=0.1)
 
 
 @pytest.mark.parametrize(
