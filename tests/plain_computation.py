@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from tiny_models import EOS, IMAGE_TOKEN, QWEN, VISION_END, VISION_START, tiny_model
+from tiny_models import EOS, IMAGE_TOKEN, PATCHES, VISION_END, VISION_START, tiny_model
 from virft.models.attention.layout import pack_row
 from virft.models.families import family_of
 from virft.models.load import prepare_attention
@@ -20,7 +20,7 @@ RULES = TokenRules(temperature=0.9, forbidden_ids=(IMAGE_TOKEN,))
 def make_groups(config, seed=0):
     """Return two groups: images of different sizes, prompts and completions of different lengths.
 
-    Qwen: one image each, of 16 and 24 patches. All others: one image, and two of different shapes.
+    Families of ``PATCHES``: one image each, of 16 and 24 patches. All others: one image, and two of different shapes.
     """
     generator = torch.Generator().manual_seed(seed)
     draw = lambda n: torch.randint(0, 90, (n,), generator=generator).tolist()  # noqa: E731
@@ -40,7 +40,7 @@ def make_groups(config, seed=0):
 def _image_inputs(config, number):
     """Return the shape of the pixels of a group's images, and ``per_image`` of its family."""
     vision = config.vision_config
-    if config.model_type in QWEN:
+    if config.model_type in PATCHES:
         patches, grid = ((16, [1, 4, 4]), (24, [1, 4, 6]))[number]
         values = 3 * vision.temporal_patch_size * vision.patch_size**2
         return (patches, values), {"grid_thw": torch.tensor([grid])}
@@ -60,7 +60,7 @@ def _image_inputs(config, number):
 
 def plain_inputs(config, ids, vision):
     """Return the arguments that transformers' own processor makes for ``forward`` and ``generate``."""
-    if config.model_type in QWEN:
+    if config.model_type in PATCHES:
         is_image = (ids == IMAGE_TOKEN).int()
         grid = vision.per_image["grid_thw"]
         return {"pixel_values": vision.pixel_values, "image_grid_thw": grid, "mm_token_type_ids": is_image}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from virft.errors import ModelError
 from virft.geometry.boxes import BoxSpace
 from virft.models.attention.shared_prompt import VISION_ATTENTION
-from virft.models.families import gemma3, idefics, internvl, llava_onevision, qwen
+from virft.models.families import gemma3, glm, idefics, internvl, llava_onevision, qwen
 from virft.models.families.family import Family, family_from
 
 QWEN2_VL = family_from(
@@ -30,6 +30,20 @@ QWEN3_VL = replace(
     model_type="qwen3_vl",
     projector_names=("model.visual.merger.", "model.visual.deepstack_merger_list."),
 )
+
+QWEN3_VL_MOE = replace(QWEN3_VL, model_type="qwen3_vl_moe", on_vllm=False)
+
+GLM4V = family_from(
+    glm,
+    model_type="glm4v",
+    box_space=BoxSpace.RELATIVE_1000,
+    vision_names=("model.visual.",),
+    projector_names=("model.visual.merger.", "model.visual.downsample."),
+    vision_attention=VISION_ATTENTION,
+    prompt_positions=glm.prompt_positions,
+    forward_features=glm.forward_features,
+)
+GLM4V_MOE = replace(GLM4V, model_type="glm4v_moe")
 
 IDEFICS3 = family_from(
     idefics,
@@ -71,7 +85,19 @@ GEMMA3 = family_from(
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, SMOLVLM, IDEFICS3, INTERNVL, LLAVA_ONEVISION, GEMMA3)
+    for family in (
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+        QWEN3_VL_MOE,
+        GLM4V,
+        GLM4V_MOE,
+        SMOLVLM,
+        IDEFICS3,
+        INTERNVL,
+        LLAVA_ONEVISION,
+        GEMMA3,
+    )
 }
 
 
