@@ -66,6 +66,9 @@ SPACES = {
     "qwen2_vl": BoxSpace.RELATIVE_1000,
     "qwen2_5_vl": BoxSpace.RESIZED_PIXELS,
     "qwen3_vl": BoxSpace.RELATIVE_1000,
+    "qwen3_vl_moe": BoxSpace.RELATIVE_1000,
+    "glm4v": BoxSpace.RELATIVE_1000,
+    "glm4v_moe": BoxSpace.RELATIVE_1000,
     "smolvlm": BoxSpace.RELATIVE_1000,
     "idefics3": BoxSpace.RELATIVE_1000,
     "internvl": BoxSpace.RELATIVE_1000,
@@ -112,5 +115,5 @@ def test_the_paper_template_names_the_familys_box_space(model_type: str) -> None
 
 
 def test_an_unknown_model_type_raises_with_the_supported_ones() -> None:
-    with pytest.raises(ModelError, match="'llava' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl, sm"):
+    with pytest.raises(ModelError, match="'llava' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl, qw"):
         family_of("llava")
