@@ -50,6 +50,12 @@ def _image_inputs(config, number):
         return shape, {"tiles": torch.tensor(([[2, 1]], [[1, 1], [1, 2]])[number])}
     if config.model_type == "gemma3":
         return (number + 1, 3, 16, 16), {"pieces": torch.ones(number + 1, dtype=torch.long)}
+    if config.model_type == "gemma4":
+        # images of 6 x 3 patches, 2 tokens; of 3 x 6 and 3 x 3 patches; padded to 18
+        sides = ([(6, 3)], [(3, 6), (3, 3)])[number]
+        places = [torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1) for rows, columns in sides]
+        padded = [torch.cat([one, one.new_full((18 - len(one), 2), -1)]) for one in places]
+        return (len(sides), 18, 3 * vision.patch_size**2), {"places": torch.stack(padded)}
     if config.model_type == "llava_onevision":
         # one image of 48 x 12 pixels: the whole and 1 x 3 tiles, partly padding; two images: the whole of each
         pieces, sizes = (([4], [[12, 48]]), ([1, 1], [[20, 30], [30, 10]]))[number]
@@ -68,6 +74,8 @@ def plain_inputs(config, ids, vision):
         return {"pixel_values": vision.pixel_values}
     if config.model_type == "gemma3":
         return {"pixel_values": vision.pixel_values, "token_type_ids": (ids == IMAGE_TOKEN).int()}
+    if config.model_type == "gemma4":
+        return {"pixel_values": vision.pixel_values, "image_position_ids": vision.per_image["places"]}
     if config.model_type == "llava_onevision":
         sizes = vision.per_image["size"]
         return {"pixel_values": vision.pixel_values, "image_sizes": sizes, "batch_num_images": [len(sizes)]}

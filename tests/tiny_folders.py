@@ -119,10 +119,32 @@ _KINDS["glm4v"] = _KINDS["glm4v_moe"] = _Kind(
     # of all frames, and an image is two; 3 x 3 tiles
     {"size": {"shortest_edge": 2 * TILE**2, "longest_edge": 2 * (3 * TILE) ** 2}, "patch_size": 4},
 )
+_GEMMA4_TEMPLATE = (
+    "<bos>{% for message in messages %}{{ '<|turn>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '\n\n<|image|>\n\n' }}"
+    "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
+_GEMMA4_NAMED = {
+    "boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>", "video_token": "<|video|>",
+    "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+}  # fmt: skip
+_GEMMA4_IDS = {
+    "boi_token_id": "<|image>", "eoi_token_id": "<image|>", "video_token_id": "<|video|>",
+    "audio_token_id": "<|audio|>", "boa_token_id": "<|audio>", "eoa_token_index": "<audio|>",
+}  # fmt: skip
+_KINDS["gemma4"] = _Kind(
+    ("<turn|>", "<bos>", "<|turn>", *_GEMMA4_NAMED.values()),
+    _GEMMA4_NAMED,
+    _GEMMA4_TEMPLATE,
+    "gemma4",
+    "Gemma4",
+    {"patch_size": 4, "pooling_kernel_size": 3, "max_soft_tokens": 70},
+)
 FOLDERS = tuple(_KINDS)
 """Families of which there are folders, with tokenizer and image processor."""
 _SOFT = {
-    "glm4v": "<|image|>", "glm4v_moe": "<|image|>",
+    "glm4v": "<|image|>", "glm4v_moe": "<|image|>", "gemma4": "<|image|>",
     "internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>",
 }  # fmt: skip
 """Tokens that the tower fills, where they differ from the placeholder."""
@@ -180,6 +202,10 @@ def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
         config.image_token_id = tokenizer.convert_tokens_to_ids(_SOFT.get(model_type, "<image>"))
         if model_type.startswith("glm4v"):
             for name, token in {"video_token_id": "<|video|>", **_GLM_MARKERS}.items():
+                setattr(config, name, tokenizer.convert_tokens_to_ids(token))
+        elif model_type == "gemma4":
+            config.text_config.vocab_size_per_layer_input = len(tokenizer)
+            for name, token in _GEMMA4_IDS.items():
                 setattr(config, name, tokenizer.convert_tokens_to_ids(token))
         elif hasattr(config, "video_token_id"):
             config.video_token_id = tokenizer.convert_tokens_to_ids("<video>")

@@ -8,6 +8,8 @@ import torch
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm4vMoeConfig,
@@ -164,6 +166,30 @@ def _gemma3():
     return Gemma3ForConditionalGeneration(config)
 
 
+def _gemma4():
+    """An image of at most 70 tokens, of 3 x 3 patches each. The last two layers use keys and values of the first two.
+
+    Layers of one kind have a sliding window of 5 tokens, those of the other kind wider heads.
+    """
+    text = _PLAIN_TEXT | {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 5,
+        "num_kv_shared_layers": 2, "use_double_wide_mlp": True, "head_dim": 8, "global_head_dim": 16,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "patch_size": 4, "position_embedding_size": 1024,
+    }  # fmt: skip
+    ids = {
+        "image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN, "boi_token_id": VISION_START,
+        "eoi_token_id": VISION_END, "audio_token_id": 87, "boa_token_id": 88, "eoa_token_index": 89,
+    }  # fmt: skip
+    return Gemma4ForConditionalGeneration(
+        Gemma4Config(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+    )
+
+
 LLAVA_GRID = [[16, 32], [32, 16], [32, 32], [16, 48], [48, 16], [48, 48]]
 
 
@@ -192,7 +218,17 @@ MAKERS = PATCHES | {
     "internvl": _internvl,
     "llava_onevision": _llava_onevision,
     "gemma3": _gemma3,
+    "gemma4": _gemma4,
 }
+
+
+def num_adapted(model_type: str) -> int:
+    """Return the number of layers with adapters: q, k, v, o, gate, up and down of 3 layers, but for some families.
+
+    GLM-4.1V has gate and up in one. Next to experts, adapters are in attention only. Two of Gemma 4's four layers have
+    no k and v.
+    """
+    return {"glm4v": 18, "glm4v_moe": 12, "qwen3_vl_moe": 12, "gemma4": 24}.get(model_type, 21)
 
 
 def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:

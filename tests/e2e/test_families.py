@@ -92,5 +92,7 @@ def test_the_dry_run_counts_image_tokens(
     assert virft("grpo", short_run(tmp_path, base, scenes), "--dry-run") == 0
     output = capsys.readouterr().out
     # a scene is square
-    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}.get(model_type, GLM_TOKENS)
+    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4, "gemma4": 64}.get(
+        model_type, GLM_TOKENS
+    )
     assert f" ({tokens} image tokens), completions of " in output

@@ -88,7 +88,7 @@ def static_obstacle(policy: Policy) -> str:
     """Return the reason why steps of the policy cannot be captured; "" if they can."""
     if getattr(policy.model, "is_quantized", False):
         return "its weights are quantized"
-    if has_wide_experts(policy.model):
+    if has_wide_experts(policy.model, kind="cuda"):
         return "its experts are not in bfloat16"
     scaling: Any = getattr(policy.config.get_text_config(), "rope_parameters", None) or {}
     kinds = {str(one.get("rope_type")) for one in (scaling, *scaling.values()) if isinstance(one, dict)}

@@ -12,6 +12,10 @@ def expert_weights(model: nn.Module) -> list[nn.Parameter]:
     return [weight for module in experts for weight in module.parameters(recurse=False) if weight.ndim == 3]
 
 
-def has_wide_experts(model: nn.Module) -> bool:
-    """Return True if experts are stored in another dtype than bfloat16, the only one of the kernel on a GPU."""
-    return any(weight.dtype != torch.bfloat16 for weight in expert_weights(model))
+def has_wide_experts(model: nn.Module, *, kind: str | None = None) -> bool:
+    """Return True if experts are stored in another dtype than bfloat16, the only one of the kernel on a GPU.
+
+    ``kind``: only those on a device of this kind, such as "cuda".
+    """
+    experts = (weight for weight in expert_weights(model) if kind in (None, weight.device.type))
+    return any(weight.dtype != torch.bfloat16 for weight in experts)

@@ -14,7 +14,11 @@ class LayerShapes(NamedTuple):
     adapted: tuple[tuple[int, int], ...]
     """Inputs and outputs of each linear layer that ``LoadedModel.add_lora`` gives adapters."""
     others: int
-    """Numbers of other weights: those of the router, and of the experts that a token is routed to."""
+    """Numbers of other weights: of the router and the experts that a token is routed to; of embeddings of the layer."""
+    width: int
+    """Numbers of all query heads of a token."""
+    kv_width: int
+    """Numbers of all KV heads of a token, of keys as of values; 0 if the layer uses those of an earlier one."""
 
     @property
     def weights(self) -> int:
@@ -24,14 +28,37 @@ class LayerShapes(NamedTuple):
 
 def layer_shapes(text: Any) -> list[LayerShapes]:
     """Return the shapes of each decoder layer. ``text``: config of a language model with gated MLPs."""
-    hidden, inner = text.hidden_size, text.intermediate_size
-    width, kv_width = (heads * head_dim_of(text) for heads in (text.num_attention_heads, text.num_key_value_heads))
+    return [_shapes_of(text, index) for index in range(text.num_hidden_layers)]
+
+
+def kv_sources(text: Any) -> list[int]:
+    """Return, for each decoder layer, the number of the layer whose keys and values it uses, mostly its own.
+
+    In Gemma 4 the last ``num_kv_shared_layers`` use those of the last other layer of their type.
+    """
+    own = text.num_hidden_layers - (getattr(text, "num_kv_shared_layers", None) or 0)
+    kinds = getattr(text, "layer_types", None) or [""] * text.num_hidden_layers
+    last = {kind: index for index, kind in enumerate(kinds[:own])}
+    return [*range(own), *(last[kind] for kind in kinds[own:])]
+
+
+def _shapes_of(text: Any, index: int) -> LayerShapes:
+    hidden, inner, others = text.hidden_size, text.intermediate_size, 0
+    own_config = text.per_layer_config[index] if text.model_type == "gemma4_text" else text
+    head = head_dim_of(own_config)
+    width, kv_width = text.num_attention_heads * head, own_config.num_key_value_heads * head
     attention = ((hidden, width), (hidden, kv_width), (hidden, kv_width), (width, hidden))
     if text.model_type in _HAS_EXPERTS:
-        return [LayerShapes(attention, _mlp_weights(text, index)) for index in range(text.num_hidden_layers)]
+        return LayerShapes(attention, _mlp_weights(text, index), width, kv_width)
+    if text.model_type == "gemma4_text":
+        # gate and projection of the layer's own embeddings, and its part of their projection from the hidden states
+        others = 3 * hidden * (text.hidden_size_per_layer_input or 0)
+        if kv_sources(text)[index] != index:
+            attention, kv_width = (attention[0], attention[-1]), 0
+            inner *= 2 if text.use_double_wide_mlp else 1
     # GLM-4.1V has gate and up in one layer.
     upwards = ((hidden, 2 * inner),) if text.model_type == "glm4v_text" else ((hidden, inner), (hidden, inner))
-    return [LayerShapes((*attention, *upwards, (inner, hidden)), 0)] * text.num_hidden_layers
+    return LayerShapes((*attention, *upwards, (inner, hidden)), others, width, kv_width)
 
 
 def _mlp_weights(text: Any, index: int) -> int:

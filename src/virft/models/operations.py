@@ -12,11 +12,9 @@ trained vision tower the MFU is therefore a lower limit.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from virft.models.families.family import head_dim_of
 from virft.models.layer_shapes import layer_shapes
 
 if TYPE_CHECKING:
@@ -70,17 +68,14 @@ def forward_operations(text: Any, segments: Sequence[Segment], *, num_logits: in
     mixture of experts, the router and the experts that a token uses count. Image tokens of a prompt count as attending
     causally.
     """
-    width = text.num_attention_heads * head_dim_of(text)
-    weights = sum(layer.weights for layer in layer_shapes(text))
-    pairs = sum(
-        count * attended_pairs(segment, window=window)
-        for window, count in Counter(_windows(text)).items()
-        for segment in segments
-    )
+    shapes = layer_shapes(text)
+    pairs = {
+        window: sum(attended_pairs(segment, window=window) for segment in segments) for window in set(_windows(text))
+    }
     tokens = sum(one.queries for one in segments)
     return ForwardOperations(
-        weights=2 * tokens * weights,
-        attention=4 * pairs * width,
+        weights=2 * tokens * sum(layer.weights for layer in shapes),
+        attention=4 * sum(pairs[window] * layer.width for window, layer in zip(_windows(text), shapes, strict=True)),
         logits=2 * num_logits * text.hidden_size * text.vocab_size,
     )
 

@@ -26,7 +26,7 @@ from virft.generation.sampling_weights import MAX_COPY_BYTES, merges_adapters
 from virft.generation.static_decoding import static_obstacle
 from virft.models.attention.layout import AttentionMethod, PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
-from virft.models.families.family import head_dim_of
+from virft.models.layer_shapes import layer_shapes
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.sharding import MAX_UNREDUCED_BYTES
@@ -357,7 +357,7 @@ class Planner:
     def _sampling(self, prompts: int) -> Mapping[str, int]:
         """A sampling batch of P prompts with G completions each, all of the largest number of tokens.
 
-        KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
+        KV cache: 2 * KV heads * head dim numbers of each layer, for each of P (L + G C) tokens, as each prompt is stored
         once. Admitted prompts (continuous batching): L tokens of each, until they are copied to their places. If
         all completions end at the same time, as many prompts as fit are admitted together. Logits: P G rows of the
         vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one layer. Copies of weights: see
@@ -371,7 +371,7 @@ class Planner:
                 engine["one gathered weight"] = self._item * max(one.numel() for one in self.loaded.model.parameters())
             return engine
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
-        a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim_of(text) * self._item
+        a_token = 2 * sum(layer.kv_width for layer in layer_shapes(text)) * self._item
         own = self.group_size * self.config.sampling.max_completion_tokens
         parts = {
             "KV cache": prompts * (self.prompt.prompt_tokens + own) * a_token,

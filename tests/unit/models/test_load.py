@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from tiny_folders import FOLDERS, save_tiny_folder
-from tiny_models import MAKERS, QWEN, tiny_model
+from tiny_models import MAKERS, QWEN, num_adapted, tiny_model
 from virft.errors import ModelError
 from virft.models.attention.shared_prompt import SHARED_PROMPT
 from virft.models.families import family_of
@@ -134,8 +134,7 @@ def test_adapters_are_in_the_language_model_only(model_type: str) -> None:
     loaded.add_lora(4, 8)
     adapted = {name for name, module in loaded.model.named_modules() if hasattr(module, "lora_A")}
     assert all(name.startswith(loaded.family.language_module + ".") for name in adapted)
-    # 3 layers of q, k, v, o, gate, up, down; GLM-4.1V has gate and up in one; next to experts, attention only
-    assert len(adapted) == {"glm4v": 18, "glm4v_moe": 12, "qwen3_vl_moe": 12}.get(model_type, 21)
+    assert len(adapted) == num_adapted(model_type)
     trained = {name: p for name, p in loaded.model.named_parameters() if p.requires_grad}
     assert all("lora_" in name for name in trained)
     assert {p.dtype for p in trained.values()} == {torch.float32}
@@ -365,6 +364,7 @@ def test_a_mapped_model_differs_in_the_dtypes_of_its_weights_only(
     # not in the files, and not rounded either: in bfloat16, the scale of Gemma's embeddings is
     buffers, same = dict(found.model.named_buffers()), dict(expected.model.named_buffers())
     assert buffers.keys() == same.keys()
-    assert all(one.dtype == same[name].dtype and torch.equal(one, same[name]) for name, one in buffers.items())
+    assert all(torch.equal(one.float(), same[name].float()) for name, one in buffers.items())
+    assert all(one.dtype == same[name].dtype for name, one in buffers.items() if name not in stored)
     assert found.model.config.to_dict() == expected.model.config.to_dict()
     assert found.precision == expected.precision

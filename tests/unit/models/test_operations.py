@@ -27,6 +27,8 @@ def test_weights_of_the_layers_and_adapters_are_counted(model_type: str) -> None
     text = policy.config.get_text_config()
     layers = policy.model.get_submodule(policy.family.language_module).layers
     weights = sum(one.numel() for one in layers.parameters() if one.ndim == 2)
+    if model_type == "gemma4":
+        weights += policy.model.model.language_model.per_layer_model_projection.weight.numel()
     # 2 of 4 or 8 experts are used
     experts = expert_weights(layers)
     weights += sum(2 * one.numel() // len(one) for one in experts)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from virft.errors import ModelError
 from virft.geometry.boxes import BoxSpace
 from virft.models.attention.shared_prompt import VISION_ATTENTION
-from virft.models.families import gemma3, glm, idefics, internvl, llava_onevision, qwen
+from virft.models.families import gemma3, gemma4, glm, idefics, internvl, llava_onevision, qwen
 from virft.models.families.family import Family, family_from
 
 QWEN2_VL = family_from(
@@ -83,6 +83,16 @@ GEMMA3 = family_from(
     bidirectional_images=True,
 )
 
+GEMMA4 = family_from(
+    gemma4,
+    model_type="gemma4",
+    box_space=BoxSpace.RELATIVE_1000,
+    # The towers and projectors of sounds too: nothing trains them.
+    vision_names=("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
+    projector_names=("model.embed_vision.",),
+    forward_features=gemma4.forward_features,
+)
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -97,6 +107,7 @@ FAMILIES: dict[str, Family] = {
         INTERNVL,
         LLAVA_ONEVISION,
         GEMMA3,
+        GEMMA4,
     )
 }
 

@@ -74,6 +74,7 @@ SPACES = {
     "internvl": BoxSpace.RELATIVE_1000,
     "llava_onevision": BoxSpace.RELATIVE_1000,
     "gemma3": BoxSpace.RELATIVE_1000,
+    "gemma4": BoxSpace.RELATIVE_1000,
 }
 
 
