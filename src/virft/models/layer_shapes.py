@@ -31,6 +31,11 @@ def layer_shapes(text: Any) -> list[LayerShapes]:
     return [_shapes_of(text, index) for index in range(text.num_hidden_layers)]
 
 
+def largest_head(text: Any) -> int:
+    """Return the numbers of an attention head, of the layer whose heads have most."""
+    return int(max(layer.width for layer in layer_shapes(text)) // text.num_attention_heads)
+
+
 def kv_sources(text: Any) -> list[int]:
     """Return, for each decoder layer, the number of the layer whose keys and values it uses, mostly its own.
 

@@ -509,12 +509,17 @@ class Planner:
         return (_num_numbers(root) + 2 * _num_numbers(layer)) * self._item + trained * (self._item + 4)
 
     def _activations(self, shape: RowShape, checkpointing: bool) -> Activations:
-        """Measured with one layer and with two; each additional layer saves as much as the second."""
+        """Measured with one layer and with two; each additional layer saves as much as the second.
+
+        If layers after the first have different shapes, all of them are measured.
+        """
         self.report(
             f"counting activations: {self.row_tokens(shape):,} tokens in a row ({shape.groups} x {shape.completions} "
             f"completions), image of {self.prompt.image_tokens} tokens"
             f"{', gradient checkpointing' if checkpointing else ''}"
         )
+        if len(set(layer_shapes(self._text)[1:])) > 1:  # Gemma 4
+            return self._count(shape, checkpointing, len(self._layers))
         one, two = (self._count(shape, checkpointing, layers) for layers in (1, 2))
         others = self._text.num_hidden_layers - 2
         return Activations(saved=two.saved + others * (two.saved - one.saved), temporary=two.temporary)
@@ -644,8 +649,9 @@ def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> 
     vision = family.read_images(loaded.image_processor, [Image.new("RGB", (image.width, image.height))])
     (tokens,) = family.num_image_tokens(config, vision)
     pixels = vision.pixel_values
-    patches = 1
-    if pixels.ndim > 2:  # tiles [pieces, 3, height, width], not a row of patches [patches, values]
+    pieces, patches = pixels[..., 0].numel(), 1  # a row of patches [patches, values], or one per image (Gemma 4)
+    if pixels.ndim == 4:  # tiles [pieces, 3, height, width]
+        pieces = len(pixels)
         side = config.vision_config.patch_size
         height, width = (side, side) if isinstance(side, int) else side
         patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
@@ -653,7 +659,7 @@ def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> 
     return PromptShape(
         image=image,
         image_tokens=tokens,
-        tiles=Tiles(pieces=len(pixels), patches=patches),
+        tiles=Tiles(pieces=pieces, patches=patches),
         pixel_values=pixels.numel(),
         text_tokens=text_tokens,
         position_axes=len(family.prompt_positions(loaded.model, ids, vision)),
