@@ -27,7 +27,7 @@ def dense_mask(groups):
 
 
 def masks_of(config, mask, row):
-    """Return the mask; for Gemma one per layer type, with a sliding window, and bidirectional inside images (Gemma 3)."""
+    """Return the mask; for Gemma one per layer type, with a sliding window. Images are bidirectional in Gemma 3."""
     back = row.positions[0][:, None] - row.positions[0]
     window = getattr(config.get_text_config(), "sliding_window", None)
     if config.model_type == "gemma4":

@@ -357,7 +357,7 @@ class Planner:
     def _sampling(self, prompts: int) -> Mapping[str, int]:
         """A sampling batch of P prompts with G completions each, all of the largest number of tokens.
 
-        KV cache: 2 * KV heads * head dim numbers of each layer, for each of P (L + G C) tokens, as each prompt is stored
+        KV cache: 2 * KV heads * head dim numbers of each layer, for each of P (L + G C) tokens: each prompt is stored
         once. Admitted prompts (continuous batching): L tokens of each, until they are copied to their places. If
         all completions end at the same time, as many prompts as fit are admitted together. Logits: P G rows of the
         vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one layer. Copies of weights: see

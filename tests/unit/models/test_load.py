@@ -237,7 +237,10 @@ def test_the_description_of_a_model_made_in_memory_names_its_class(model_type: s
 
 
 # three tiles of 16 x 16 where the models are tiled
-@pytest.mark.parametrize(("model_type", "pixels"), [("tiny", 6272), ("smolvlm", 16 * 32), ("internvl", 3 * 256)])
+@pytest.mark.parametrize(
+    ("model_type", "pixels"),
+    [("tiny", 6272), ("smolvlm", 16 * 32), ("internvl", 3 * 256), ("glm4v", 600), ("gemma4", 20_160)],
+)
 def test_a_saved_model_has_the_pixel_budget_of_its_training(tmp_path: Path, model_type: str, pixels: int) -> None:
     base = tiny_folder() if model_type == "tiny" else save_tiny_folder(tmp_path / "base", model_type)
     loaded = load_model(str(base), pixels=(None, pixels))

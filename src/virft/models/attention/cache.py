@@ -169,7 +169,7 @@ class GroupCache(Cache):
     unfold: Tensor
 
     def __init__(self, layout: AttentionLayout, sources: Sequence[int], max_tokens: int) -> None:
-        """``sources``: for each decoder layer, the number of the layer whose keys and values it uses, mostly its own."""
+        """``sources``: for each decoder layer, the number of the layer whose keys and values it uses."""
         num_layers = len(set(sources))  # layers that use those of another one are the last
         super().__init__(layers=[GroupCacheLayer(layout, max_tokens) for _ in range(num_layers)])
         self._sources = tuple(sources)

@@ -112,11 +112,25 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_LINEAR = "their linear-attention layers carry a recurrent state from token to token"
+_REFUSED = {
+    "lfm2_vl": "their short convolutions read the tokens before each token in the row",
+    "qwen3_5": _LINEAR,
+    "qwen3_5_moe": _LINEAR,
+}
+"""Types of models that are known and refused, with the reason, see docs/design.md."""
+
+
 def family_of(model_type: str) -> Family:
     """Return the row of a configuration's ``model_type``.
 
     Raises ``ModelError``, which names the supported types, for any other.
     """
+    if (reason := _REFUSED.get(model_type)) is not None:
+        raise ModelError(
+            f"models of type {model_type!r} are not supported: {reason}, which prefix sharing would have to fork for "
+            f"each completion; supported are {', '.join(FAMILIES)}"
+        )
     if model_type not in FAMILIES:
         hint = ""
         if model_type.startswith(("internvl", "llava")):

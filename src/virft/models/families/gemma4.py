@@ -90,13 +90,17 @@ def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
     for fewer pixels than the smallest number of tokens has.
     """
     if low is not None:
-        raise ModelError("model.min_pixels is set, but Gemma 4 scales every image to one area; expected max_pixels only")
+        raise ModelError(
+            "model.min_pixels is set, but Gemma 4 scales every image to one area; expected max_pixels only"
+        )
     if high is None:
         return
     area = (processor.pooling_kernel_size * processor.patch_size) ** 2
     fitting = [tokens for tokens in _TOKENS if tokens * area <= high]
     if not fitting:
-        raise ModelError(f"model.max_pixels is {high}; expected at least {_TOKENS[0] * area}, {_TOKENS[0]} image tokens")
+        raise ModelError(
+            f"model.max_pixels is {high}; expected at least {_TOKENS[0] * area}, {_TOKENS[0]} image tokens"
+        )
     processor.max_soft_tokens = fitting[-1]
 
 

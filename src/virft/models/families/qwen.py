@@ -1,4 +1,4 @@
-"""Functions of the Qwen-VL families 2, 2.5 and 3, with and without experts: native aspect ratio, three-axis rotary position ids (M-RoPE)."""
+"""Functions of the Qwen-VL families 2, 2.5 and 3: native aspect ratio, three-axis rotary position ids (M-RoPE)."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -113,6 +114,26 @@ def test_the_paper_template_names_the_familys_box_space(model_type: str) -> None
     space = family_of(model_type).box_space
     text = TASKS["detection"].format_question(sample(), template="paper", thinking=False, space=space)
     assert ("from 0 to 1000" in text) == (space is BoxSpace.RELATIVE_1000)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("lfm2_vl", "short convolutions read the tokens before each token in the row"),
+        ("qwen3_5", "linear-attention layers carry a recurrent state"),
+        ("qwen3_5_moe", "linear-attention layers carry a recurrent state"),
+    ],
+)
+def test_layers_with_a_state_are_refused_with_the_reason(model_type: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=f"^models of type '{model_type}' are not supported: their {reason}.*, which"):
+        family_of(model_type)
+
+
+@pytest.mark.parametrize(("model_type", "layer"), [("lfm2_vl", "Lfm2ShortConv"), ("qwen3_5", "Qwen3_5GatedDeltaNet")])
+def test_models_that_are_refused_still_have_these_layers(model_type: str, layer: str) -> None:
+    # a version of transformers without them would make the refusal untrue
+    text = model_type.removesuffix("_vl")
+    assert hasattr(import_module(f"transformers.models.{text}.modeling_{text}"), layer)
 
 
 def test_an_unknown_model_type_raises_with_the_supported_ones() -> None:

@@ -91,5 +91,7 @@ def test_rotary_axes_of_another_size_than_the_heads_are_refused() -> None:
     family, processor = family_of("glm4v"), tiny_image_processor("glm4v")
     family.check_processor(processor, config, "m")
     config.text_config.rope_parameters["mrope_section"] = [1, 2, 1]
-    with pytest.raises(ModelError, match=r"mrope_section in its config.json is \[1, 2, 1\]; expected .* sum is 3, half"):
+    with pytest.raises(
+        ModelError, match=r"mrope_section in its config.json is \[1, 2, 1\]; expected .* sum is 3, half"
+    ):
         family.check_processor(processor, config, "m")
