@@ -52,7 +52,7 @@ def _shapes_of(text: Any, index: int) -> LayerShapes:
     own_config = text.per_layer_config[index] if text.model_type == "gemma4_text" else text
     head = head_dim_of(own_config)
     width, kv_width = text.num_attention_heads * head, own_config.num_key_value_heads * head
-    attention = ((hidden, width), (hidden, kv_width), (hidden, kv_width), (width, hidden))
+    attention: tuple[tuple[int, int], ...] = ((hidden, width), (hidden, kv_width), (hidden, kv_width), (width, hidden))
     if text.model_type in _HAS_EXPERTS:
         return LayerShapes(attention, _mlp_weights(text, index), width, kv_width)
     if text.model_type == "gemma4_text":
