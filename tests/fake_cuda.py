@@ -246,7 +246,14 @@ def _wide_product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.bmm(left.to(dtype), right.to(dtype))
 
 
-_CPU_KERNELS: dict[Any, Callable[..., Any]] = {torch.ops.aten.bmm.dtype: _wide_product}
+def _histogram(values: Tensor, *bins: Any, **limits: Any) -> Tensor:
+    return torch.histc(values.float(), *bins, **limits).to(values.dtype)
+
+
+_CPU_KERNELS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.bmm.dtype: _wide_product,
+    torch.ops.aten.histc.default: _histogram,  # of integers
+}
 """Operations that PyTorch has no CPU kernel of -> the same numbers."""
 _devices: list[FakeCUDA] = []
 

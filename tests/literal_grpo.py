@@ -174,6 +174,8 @@ def assert_same_gradients(expected: nn.Module, found: Any, *, at_least: int, tol
             assert b.grad is None or b.grad.abs().max() == 0, name
             continue
         assert b.grad is not None, name
-        torch.testing.assert_close(b.grad, a.grad, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        # rounding grows with the gradient; that of Gemma 4's embeddings is multiplied by their scale
+        within = tolerance * a.grad.norm().clamp_min(1).item()
+        torch.testing.assert_close(b.grad, a.grad, atol=within, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
         clear += bool(a.grad.abs().max() > 100 * tolerance)
     assert clear >= at_least, f"only {clear} gradients are clearly not 0"

@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from tiny_models import EOS, IMAGE_TOKEN, QWEN, VISION_END, VISION_START, tiny_model
+from tiny_models import EOS, IMAGE_TOKEN, PATCHES, VISION_END, VISION_START, tiny_model
 from virft.models.attention.layout import pack_row
 from virft.models.families import family_of
 from virft.models.load import prepare_attention
@@ -20,7 +20,7 @@ RULES = TokenRules(temperature=0.9, forbidden_ids=(IMAGE_TOKEN,))
 def make_groups(config, seed=0):
     """Return two groups: images of different sizes, prompts and completions of different lengths.
 
-    Qwen: one image each, of 16 and 24 patches. All others: one image, and two of different shapes.
+    Families of ``PATCHES``: one image each, of 16 and 24 patches. All others: one image, and two of different shapes.
     """
     generator = torch.Generator().manual_seed(seed)
     draw = lambda n: torch.randint(0, 90, (n,), generator=generator).tolist()  # noqa: E731
@@ -40,7 +40,7 @@ def make_groups(config, seed=0):
 def _image_inputs(config, number):
     """Return the shape of the pixels of a group's images, and ``per_image`` of its family."""
     vision = config.vision_config
-    if config.model_type in QWEN:
+    if config.model_type in PATCHES:
         patches, grid = ((16, [1, 4, 4]), (24, [1, 4, 6]))[number]
         values = 3 * vision.temporal_patch_size * vision.patch_size**2
         return (patches, values), {"grid_thw": torch.tensor([grid])}
@@ -50,6 +50,12 @@ def _image_inputs(config, number):
         return shape, {"tiles": torch.tensor(([[2, 1]], [[1, 1], [1, 2]])[number])}
     if config.model_type == "gemma3":
         return (number + 1, 3, 16, 16), {"pieces": torch.ones(number + 1, dtype=torch.long)}
+    if config.model_type == "gemma4":
+        # images of 6 x 3 patches, 2 tokens; of 3 x 6 and 3 x 3 patches; padded to 18
+        sides = ([(6, 3)], [(3, 6), (3, 3)])[number]
+        places = [torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(1) for rows, columns in sides]
+        padded = [torch.cat([one, one.new_full((18 - len(one), 2), -1)]) for one in places]
+        return (len(sides), 18, 3 * vision.patch_size**2), {"places": torch.stack(padded)}
     if config.model_type == "llava_onevision":
         # one image of 48 x 12 pixels: the whole and 1 x 3 tiles, partly padding; two images: the whole of each
         pieces, sizes = (([4], [[12, 48]]), ([1, 1], [[20, 30], [30, 10]]))[number]
@@ -60,7 +66,7 @@ def _image_inputs(config, number):
 
 def plain_inputs(config, ids, vision):
     """Return the arguments that transformers' own processor makes for ``forward`` and ``generate``."""
-    if config.model_type in QWEN:
+    if config.model_type in PATCHES:
         is_image = (ids == IMAGE_TOKEN).int()
         grid = vision.per_image["grid_thw"]
         return {"pixel_values": vision.pixel_values, "image_grid_thw": grid, "mm_token_type_ids": is_image}
@@ -68,6 +74,8 @@ def plain_inputs(config, ids, vision):
         return {"pixel_values": vision.pixel_values}
     if config.model_type == "gemma3":
         return {"pixel_values": vision.pixel_values, "token_type_ids": (ids == IMAGE_TOKEN).int()}
+    if config.model_type == "gemma4":
+        return {"pixel_values": vision.pixel_values, "image_position_ids": vision.per_image["places"]}
     if config.model_type == "llava_onevision":
         sizes = vision.per_image["size"]
         return {"pixel_values": vision.pixel_values, "image_sizes": sizes, "batch_num_images": [len(sizes)]}

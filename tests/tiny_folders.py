@@ -98,8 +98,55 @@ _KINDS["gemma3"] = _Kind(
     {"size": {"height": TILE, "width": TILE}},
 )
 TILED = tuple(_KINDS)
-"""Families other than Qwen's."""
-_SOFT = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>"}
+"""Families whose images are tiles of one size."""
+_GLM_TEMPLATE = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+_GLM_NAMED = {"image_token": "<|image|>", "video_token": "<|video|>"}
+_GLM_MARKERS = {
+    f"{kind}_{name}_token_id": f"<|{word}_of_{kind}|>"
+    for kind in ("image", "video")
+    for name, word in (("start", "begin"), ("end", "end"))
+}
+_KINDS["glm4v"] = _KINDS["glm4v_moe"] = _Kind(
+    ("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", *_GLM_MARKERS.values(), *_GLM_NAMED.values()),
+    _GLM_NAMED,
+    _GLM_TEMPLATE,
+    "glm4v",
+    "Glm4v",
+    # of all frames, and an image is two; 3 x 3 tiles
+    {"size": {"shortest_edge": 2 * TILE**2, "longest_edge": 2 * (3 * TILE) ** 2}, "patch_size": 4},
+)
+_GEMMA4_TEMPLATE = (
+    "<bos>{% for message in messages %}{{ '<|turn>' + message['role'] + '\n' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '\n\n<|image|>\n\n' }}"
+    "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}{{ '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
+_GEMMA4_NAMED = {
+    "boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>", "video_token": "<|video|>",
+    "audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>",
+}  # fmt: skip
+_GEMMA4_IDS = {
+    "boi_token_id": "<|image>", "eoi_token_id": "<image|>", "video_token_id": "<|video|>",
+    "audio_token_id": "<|audio|>", "boa_token_id": "<|audio>", "eoa_token_index": "<audio|>",
+}  # fmt: skip
+_KINDS["gemma4"] = _Kind(
+    ("<turn|>", "<bos>", "<|turn>", *_GEMMA4_NAMED.values()),
+    _GEMMA4_NAMED,
+    _GEMMA4_TEMPLATE,
+    "gemma4",
+    "Gemma4",
+    {"patch_size": 4, "pooling_kernel_size": 3, "max_soft_tokens": 70},
+)
+FOLDERS = tuple(_KINDS)
+"""Families of which there are folders, with tokenizer and image processor."""
+_SOFT = {
+    "glm4v": "<|image|>", "glm4v_moe": "<|image|>", "gemma4": "<|image|>",
+    "internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>",
+}  # fmt: skip
 """Tokens that the tower fills, where they differ from the placeholder."""
 
 
@@ -153,7 +200,14 @@ def tiny_chat_model(model_type: str, seed: int = 0) -> Any:
         config.text_config.eos_token_id = tokenizer.eos_token_id
         config.text_config.bos_token_id = config.text_config.pad_token_id = tokenizer.pad_token_id
         config.image_token_id = tokenizer.convert_tokens_to_ids(_SOFT.get(model_type, "<image>"))
-        if hasattr(config, "video_token_id"):
+        if model_type.startswith("glm4v"):
+            for name, token in {"video_token_id": "<|video|>", **_GLM_MARKERS}.items():
+                setattr(config, name, tokenizer.convert_tokens_to_ids(token))
+        elif model_type == "gemma4":
+            config.text_config.vocab_size_per_layer_input = len(tokenizer)
+            for name, token in _GEMMA4_IDS.items():
+                setattr(config, name, tokenizer.convert_tokens_to_ids(token))
+        elif hasattr(config, "video_token_id"):
             config.video_token_id = tokenizer.convert_tokens_to_ids("<video>")
         if model_type == "gemma3":
             config.boi_token_id = tokenizer.convert_tokens_to_ids("<start_of_image>")

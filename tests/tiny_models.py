@@ -8,6 +8,12 @@ import torch
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
@@ -20,6 +26,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
@@ -65,14 +73,59 @@ def _qwen2_5_vl():
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=_TEXT, vision_config=vision, **_IDS))
 
 
+_QWEN3_TEXT = _TEXT | {
+    "head_dim": 8,
+    "rope_parameters": {**_TEXT["rope_parameters"], "mrope_interleaved": True},
+}
+_QWEN3_VISION = {
+    "depth": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 32, "patch_size": 4,
+    "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+}  # fmt: skip
+
+
 def _qwen3_vl():
-    text = _TEXT | {"head_dim": 8}
-    text["rope_parameters"] = {**_TEXT["rope_parameters"], "mrope_interleaved": True}
-    vision = {
-        "depth": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 32,
-        "patch_size": 4, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=_QWEN3_TEXT, vision_config=_QWEN3_VISION, **_IDS))
+
+
+def _qwen3_vl_moe():
+    """Two of three layers have 4 experts, of which each token uses 2."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "mlp_only_layers": [1]}
+    text = _QWEN3_TEXT | experts | {"tie_word_embeddings": False}
+    return Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(text_config=text, vision_config=_QWEN3_VISION, tie_word_embeddings=False, **_IDS)
+    )
+
+
+_GLM_IDS = {
+    "image_token_id": IMAGE_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "image_start_token_id": VISION_START,
+    "image_end_token_id": VISION_END,
+    "video_start_token_id": 88,
+    "video_end_token_id": 89,
+}
+# 6 of 8 numbers of a head are rotated: one pair for each axis
+_GLM_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1], "partial_rotary_factor": 0.75}
+_GLM_TEXT = _TEXT | {"rope_parameters": _GLM_ROPE}
+_GLM_VISION = {
+    "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 24, "out_hidden_size": 32, "patch_size": 4,
+    "image_size": 16,
+}  # fmt: skip
+
+
+def _glm4v():
+    return Glm4vForConditionalGeneration(Glm4vConfig(text_config=_GLM_TEXT, vision_config=_GLM_VISION, **_GLM_IDS))
+
+
+def _glm4v_moe():
+    """Two of three layers have a shared expert and 8 others in two groups; a token uses 2 of one group."""
+    experts = {
+        "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1, "routed_scaling_factor": 1.5,
     }  # fmt: skip
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **_IDS))
+    return Glm4vMoeForConditionalGeneration(
+        Glm4vMoeConfig(text_config=_GLM_TEXT | experts, vision_config=_GLM_VISION, **_GLM_IDS)
+    )
 
 
 _PLAIN_TEXT = {name: value for name, value in _TEXT.items() if name != "rope_parameters"}
@@ -113,6 +166,30 @@ def _gemma3():
     return Gemma3ForConditionalGeneration(config)
 
 
+def _gemma4():
+    """An image of at most 70 tokens, of 3 x 3 patches each. The last two layers use keys and values of the first two.
+
+    Layers of one kind have a sliding window of 5 tokens, those of the other kind wider heads.
+    """
+    text = _PLAIN_TEXT | {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 5,
+        "num_kv_shared_layers": 2, "use_double_wide_mlp": True, "head_dim": 8, "global_head_dim": 16,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "patch_size": 4, "position_embedding_size": 1024,
+    }  # fmt: skip
+    ids = {
+        "image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN, "boi_token_id": VISION_START,
+        "eoi_token_id": VISION_END, "audio_token_id": 87, "boa_token_id": 88, "eoa_token_index": 89,
+    }  # fmt: skip
+    return Gemma4ForConditionalGeneration(
+        Gemma4Config(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+    )
+
+
 LLAVA_GRID = [[16, 32], [32, 16], [32, 32], [16, 48], [48, 16], [48, 48]]
 
 
@@ -127,14 +204,31 @@ def _llava_onevision():
     )
 
 
-QWEN = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
-MAKERS = QWEN | {
+QWEN = {
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+    "qwen3_vl_moe": _qwen3_vl_moe,
+}
+PATCHES = QWEN | {"glm4v": _glm4v, "glm4v_moe": _glm4v_moe}
+"""Families whose images are rows of patches, with positions along time, height and width."""
+MAKERS = PATCHES | {
     "smolvlm": lambda: _idefics(SmolVLMConfig, SmolVLMForConditionalGeneration),
     "idefics3": lambda: _idefics(Idefics3Config, Idefics3ForConditionalGeneration),
     "internvl": _internvl,
     "llava_onevision": _llava_onevision,
     "gemma3": _gemma3,
+    "gemma4": _gemma4,
 }
+
+
+def num_adapted(model_type: str) -> int:
+    """Return the number of layers with adapters: q, k, v, o, gate, up and down of 3 layers, but for some families.
+
+    GLM-4.1V has gate and up in one. Next to experts, adapters are in attention only. Two of Gemma 4's four layers have
+    no k and v.
+    """
+    return {"glm4v": 18, "glm4v_moe": 12, "qwen3_vl_moe": 12, "gemma4": 24}.get(model_type, 21)
 
 
 def tiny_model(model_type: str, seed: int = 0) -> torch.nn.Module:

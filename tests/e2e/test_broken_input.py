@@ -199,7 +199,7 @@ def test_a_full_training_may_start_from_adapters(tmp_path: Path, verb: str, free
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("thin image", "note: 1 image(s) with an aspect ratio above 200, which Qwen-VL models refuse ("),
+        ("thin image", "note: 1 image(s) with an aspect ratio above 200, which Qwen-VL and GLM models refuse ("),
         ("placeholder", "note: 1 question(s) with an image placeholder, which models that use it refuse (bad, "),
         ("long question", None),
     ],

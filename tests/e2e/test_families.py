@@ -9,10 +9,12 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from runs import files, log, virft
-from tiny_folders import TILED, save_tiny_folder
+from tiny_folders import FOLDERS, save_tiny_folder
 from virft.models.families import family_of
 from virft.models.load import load_model
 
+GLM_TOKENS = 36
+"""Tokens of a square image of 48 x 48 pixels: patches of 4 x 4 pixels, four of them in a token."""
 REWARD = '''
 def variety(reading, target, context):
     """Anything that differs between the texts of random weights."""
@@ -45,7 +47,7 @@ grpo.learning_rate = 1e-3
 
 
 @pytest.mark.parametrize("training", TRAININGS)
-@pytest.mark.parametrize("model_type", TILED)
+@pytest.mark.parametrize("model_type", FOLDERS)
 def test_a_folder_is_trained_saved_and_loaded_for_predictions(
     scenes: Path, tmp_path: Path, model_type: str, training: str
 ) -> None:
@@ -71,7 +73,7 @@ def test_a_folder_is_trained_saved_and_loaded_for_predictions(
     assert virft("predict", folder, scenes / "test", tmp_path / "p", "--limit", 2, "--max-completion-tokens", 4) == 0
 
 
-@pytest.mark.parametrize("model_type", TILED)
+@pytest.mark.parametrize("model_type", FOLDERS)
 def test_what_is_saved_is_an_ordinary_model(tmp_path: Path, model_type: str) -> None:
     load_model(str(save_tiny_folder(tmp_path / "base", model_type))).save(tmp_path / "saved")
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved", dtype=torch.float32)
@@ -82,7 +84,7 @@ def test_what_is_saved_is_an_ordinary_model(tmp_path: Path, model_type: str) -> 
     assert "virft" not in (tmp_path / "saved" / "config.json").read_text()
 
 
-@pytest.mark.parametrize("model_type", TILED)
+@pytest.mark.parametrize("model_type", FOLDERS)
 def test_the_dry_run_counts_image_tokens(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model_type: str
 ) -> None:
@@ -90,5 +92,7 @@ def test_the_dry_run_counts_image_tokens(
     assert virft("grpo", short_run(tmp_path, base, scenes), "--dry-run") == 0
     output = capsys.readouterr().out
     # a scene is square
-    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
+    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4, "gemma4": 64}.get(
+        model_type, GLM_TOKENS
+    )
     assert f" ({tokens} image tokens), completions of " in output

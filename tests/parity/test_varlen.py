@@ -43,9 +43,9 @@ def test_logprobs_and_gradients_equal_transformers(name: str) -> None:
     varlen_reference.calls.clear()
     expected, found = plain_logprobs(plain, groups), logprobs(policy, groups)
     # Gemma 3 attends both ways inside images, which the kernel cannot
-    assert len(varlen_reference.calls) == (0 if name == "gemma3" else 3)
-    window = [4, 0] if name == WITH_WINDOW else [-1, 0]
-    assert all(call["window"] == window and call["gqa"] for call in varlen_reference.calls)
+    windows = {"gemma3": [], "gemma4": [[4, 0], [-1, 0]] * 2, WITH_WINDOW: [[4, 0]] * 3}.get(name, [[-1, 0]] * 3)
+    assert [call["window"] for call in varlen_reference.calls] == windows
+    assert all(call["gqa"] for call in varlen_reference.calls)
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
     weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(1)) / len(expected)
     (expected * weights).sum().backward()

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from virft.types import Sample
 
 MOST_ASPECT = 200
-"""Largest aspect ratio of an image for Qwen-VL models. Source: ``smart_resize`` of Qwen2-VL."""
+"""Largest aspect ratio of an image for Qwen-VL and GLM models. Source: ``smart_resize`` of Qwen2-VL."""
 PLACEHOLDERS = (
-    "<|image_pad|>", "<|video_pad|>", "<image>", "<IMG_CONTEXT>", "<start_of_image>", "<image_soft_token>",
+    "<|image_pad|>", "<|video_pad|>", "<image>", "<IMG_CONTEXT>", "<start_of_image>", "<image_soft_token>", "<|image|>",
+    "<|video|>",
 )  # fmt: skip
 """Image placeholders in the prompts of the supported families."""
 
@@ -28,7 +29,7 @@ def limit_notes(samples: Iterable[Sample]) -> list[str]:
     notes = []
     if thin:
         notes.append(
-            f"{len(thin)} image(s) with an aspect ratio above {MOST_ASPECT}, which Qwen-VL models refuse "
+            f"{len(thin)} image(s) with an aspect ratio above {MOST_ASPECT}, which Qwen-VL and GLM models refuse "
             f"({next(iter(thin.values()))})"
         )
     if with_token:

@@ -28,6 +28,7 @@ from virft.generation.static_decoding import (
 )
 from virft.models.attention.cache import GroupCache
 from virft.models.attention.layout import pack_row, position_ids
+from virft.models.layer_shapes import kv_sources
 from virft.models.policy import Policy, no_mask
 from virft.models.stop_tokens import stop_token_ids
 from virft.types import Completion, FinishReason
@@ -286,7 +287,7 @@ class HFGenerator:
         device = self._device
         ids, positions = [one.prompt.token_ids for one in prompts], [one.positions for one in prompts]
         row = pack_row(ids, positions, [()] * len(prompts)).to(device)
-        cache = GroupCache(row.layout, policy.config.get_text_config().num_hidden_layers, limit)
+        cache = GroupCache(row.layout, kv_sources(policy.config.get_text_config()), limit)
         features = [one.features for one in prompts]
         hidden = policy.hidden_states(row, features, past_key_values=cache, group_cache=cache)
         cache.start_rows(group_size)

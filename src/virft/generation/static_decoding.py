@@ -34,6 +34,7 @@ from torch.nn import functional as F
 from virft.generation.generator import EncodedPrompt
 from virft.models.attention.cache import GroupCache
 from virft.models.attention.layout import position_ids
+from virft.models.experts import has_wide_experts
 from virft.models.policy import Policy, no_mask
 
 CHECK_EVERY = 16
@@ -87,6 +88,8 @@ def static_obstacle(policy: Policy) -> str:
     """Return the reason why steps of the policy cannot be captured; "" if they can."""
     if getattr(policy.model, "is_quantized", False):
         return "its weights are quantized"
+    if has_wide_experts(policy.model, kind="cuda"):
+        return "its experts are not in bfloat16"
     scaling: Any = getattr(policy.config.get_text_config(), "rope_parameters", None) or {}
     kinds = {str(one.get("rope_type")) for one in (scaling, *scaling.values()) if isinstance(one, dict)}
     if found := kinds & {"dynamic", "longrope"}:

@@ -53,6 +53,7 @@ from virft.models.companion_files import (
     read_tokenizer,
     writes_image,
 )
+from virft.models.experts import expert_weights
 from virft.models.families import Family, family_of
 from virft.models.hub_files import hub_folder
 from virft.models.model_files import (
@@ -169,11 +170,13 @@ class LoadedModel:
     def add_lora(self, rank: int, alpha: int) -> None:
         """Add LoRA adapters (float32) to every linear layer of the language model, and freeze everything else.
 
-        Source: LoRA (arXiv 2106.09685).
+        In a mixture of experts, adapters are in attention only. Source: LoRA (arXiv 2106.09685).
         """
         # Anchored at the language model: suffixes such as "gate_proj" also match layers of vision towers. No dropout,
         # which would make sampler and policy differ.
-        target = re.escape(self.family.language_module) + r"\..*_proj"
+        # Of MLPs next to experts, PEFT would move the adapters to all experts, by the names of the layers.
+        inside = r"\..*\.self_attn\..*_proj" if expert_weights(self.model) else r"\..*_proj"
+        target = re.escape(self.family.language_module) + inside
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=target, bias="none")
         self.adapters = get_peft_model(self.model, config)
         fuse_adapters(self.model)

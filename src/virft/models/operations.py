@@ -12,11 +12,10 @@ trained vision tower the MFU is therefore a lower limit.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from virft.models.families.family import head_dim_of
+from virft.models.layer_shapes import layer_shapes
 
 if TYPE_CHECKING:
     from virft.models.attention.layout import PackedRow
@@ -65,22 +64,19 @@ def row_segments(row: PackedRow) -> list[Segment]:
 def forward_operations(text: Any, segments: Sequence[Segment], *, num_logits: int) -> ForwardOperations:
     """Count the forward pass over segments; ``num_logits``: tokens whose logits are computed.
 
-    ``text``: config of the language model, with gated MLPs in its layers, as all supported families have them. Image
-    tokens of a prompt count as attending causally.
+    ``text``: config of the language model, with gated MLPs in its layers, as all supported families have them. Of a
+    mixture of experts, the router and the experts that a token uses count. Image tokens of a prompt count as attending
+    causally.
     """
-    hidden, layers, width = text.hidden_size, text.num_hidden_layers, text.num_attention_heads * head_dim_of(text)
-    kv_width = text.num_key_value_heads * head_dim_of(text)
-    weights = 2 * hidden * width + 2 * hidden * kv_width + 3 * hidden * text.intermediate_size
-    pairs = sum(
-        count * attended_pairs(segment, window=window)
-        for window, count in Counter(_windows(text)).items()
-        for segment in segments
-    )
+    shapes = layer_shapes(text)
+    pairs = {
+        window: sum(attended_pairs(segment, window=window) for segment in segments) for window in set(_windows(text))
+    }
     tokens = sum(one.queries for one in segments)
     return ForwardOperations(
-        weights=2 * tokens * layers * weights,
-        attention=4 * pairs * width,
-        logits=2 * num_logits * hidden * text.vocab_size,
+        weights=2 * tokens * sum(layer.weights for layer in shapes),
+        attention=4 * sum(pairs[window] * layer.width for window, layer in zip(_windows(text), shapes, strict=True)),
+        logits=2 * num_logits * text.hidden_size * text.vocab_size,
     )
 
 
@@ -88,18 +84,15 @@ def update_operations(text: Any, segments: Sequence[Segment], *, num_logits: int
     """Count the forward and backward pass over segments, without the images; arguments as ``forward_operations``.
 
     In the backward pass a product costs the same again for each of its two gradients; a product with a frozen weight
-    has only that of its input. ``lora_rank``: rank of adapters in every linear layer, whose weights are frozen; None:
-    all weights are trained.
+    has only that of its input. ``lora_rank``: rank of the adapters of ``LoadedModel.add_lora``, next to which all
+    weights are frozen; None: all weights are trained.
     """
     forward = forward_operations(text, segments, num_logits=num_logits)
     if lora_rank is None:
         return 3 * sum(forward)
-    hidden, width = text.hidden_size, text.num_attention_heads * head_dim_of(text)
-    kv_width = text.num_key_value_heads * head_dim_of(text)
-    # inputs and outputs of query and output projection, of keys and values, and of the three matrices of the MLP
-    widths = 2 * (hidden + width) + 2 * (hidden + kv_width) + 3 * (hidden + text.intermediate_size)
+    widths = sum(inputs + outputs for layer in layer_shapes(text) for inputs, outputs in layer.adapted)
     tokens = sum(one.queries for one in segments)
-    adapters: int = 2 * tokens * text.num_hidden_layers * lora_rank * widths
+    adapters = 2 * tokens * lora_rank * widths
     return 2 * (forward.weights + forward.logits) + 3 * (forward.attention + adapters)
 
 

@@ -217,7 +217,7 @@ class Policy(nn.Module):
 
         ``forbidden`` as for ``TokenRules.log_distribution``.
         """
-        return self.rules.log_distribution(self.model.get_output_embeddings()(hidden), forbidden)
+        return self.rules.log_distribution(self._logits(hidden), forbidden)
 
     def token_layers(self) -> list[nn.Linear]:
         """Return the linear layers that every decode step runs: those of the language model, and the head."""
@@ -231,8 +231,14 @@ class Policy(nn.Module):
         parts = (self.model.get_submodule(self.family.language_module), self.model.get_output_embeddings())
         return (module for part in parts for module in part.modules())
 
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [N, V] of last hidden states [N, hidden], soft-capped as the model's own forward does it."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
     def _chosen(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.model.get_output_embeddings()(hidden)
+        logits = self._logits(hidden)
         return _Chosen.apply(logits, targets, self.rules, self._block_logits)  # type: ignore[no-any-return, no-untyped-call]
 
 

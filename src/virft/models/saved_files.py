@@ -40,9 +40,15 @@ def correct_files(folder: Path) -> None:
 
 
 def pixel_budget(processor: Any) -> dict[str, Any]:
-    """Return the settings that determine the size of an image: ``size``, and for InternVL the numbers of tiles."""
-    tiles = {key: getattr(processor, key) for key in ("min_patches", "max_patches") if hasattr(processor, key)}
-    return {"size": {key: value for key, value in dict(processor.size).items() if value is not None}, **tiles}
+    """Return the settings that determine the size of an image.
+
+    They are ``size``, for InternVL the numbers of tiles, and for Gemma 4 the number of tokens alone.
+    """
+    names = ("min_patches", "max_patches", "max_soft_tokens")
+    counts = {key: getattr(processor, key) for key in names if hasattr(processor, key)}
+    if processor.size is None:
+        return counts
+    return {"size": {key: value for key, value in dict(processor.size).items() if value is not None}, **counts}
 
 
 def write_pixel_budget(folder: Path, budget: Mapping[str, Any]) -> None:
@@ -53,7 +59,7 @@ def write_pixel_budget(folder: Path, budget: Mapping[str, Any]) -> None:
         tree = _read(folder / name)
         part = tree if name == PREPROCESSOR else tree.get("image_processor", {})
         # Qwen's files may have the two areas under other names as well, which override `size`.
-        size = budget["size"]
+        size = budget.get("size", {})
         areas = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
         if part:
             part |= {**budget, **{key: value for key, value in areas.items() if key in part}}

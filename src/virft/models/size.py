@@ -28,7 +28,7 @@ class ModelSize(NamedTuple):
     """Number of parameters; None if it cannot be found."""
 
     max_pixels: int | None
-    """Largest area in pixels of a resized image, of families that resize to an area (Qwen-VL); else None."""
+    """Largest area in pixels of a resized image, of families that resize to an area (Qwen-VL, GLM); else None."""
 
 
 def read_model_size(path: str) -> ModelSize:
@@ -101,11 +101,15 @@ def _folder_max_pixels(folder: Path) -> int | None:
 
 
 def _max_pixels(config: Mapping[str, Any], processor: Mapping[str, Any]) -> int | None:
-    """Return the largest image area of a Qwen-VL image processor; None for families without such an area."""
-    if not str(config.get("model_type", "")).startswith("qwen"):
+    """Return the largest image area of an image processor of Qwen-VL or GLM; None for families without such an area."""
+    kind = str(config.get("model_type", ""))
+    if not kind.startswith(("qwen", "glm4v")):
         return None
     found = processor.get("max_pixels") or processor.get("size", {}).get("longest_edge")
-    return found if isinstance(found, int) else None
+    if not isinstance(found, int):
+        return None
+    # GLM counts the pixels of all frames, of which an image has two.
+    return found // int(processor.get("temporal_patch_size", 2)) if kind.startswith("glm4v") else found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from virft.generation.sampling_weights import MAX_COPY_BYTES, merges_adapters
 from virft.generation.static_decoding import static_obstacle
 from virft.models.attention.layout import AttentionMethod, PackedRow, pack_row
 from virft.models.attention.shared_prompt import causal_bias
-from virft.models.families.family import head_dim_of
+from virft.models.layer_shapes import layer_shapes
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
 from virft.models.sharding import MAX_UNREDUCED_BYTES
@@ -357,7 +357,7 @@ class Planner:
     def _sampling(self, prompts: int) -> Mapping[str, int]:
         """A sampling batch of P prompts with G completions each, all of the largest number of tokens.
 
-        KV cache: 2 * layers * KV heads * head dim numbers for each of P (L + G C) tokens, as each prompt is stored
+        KV cache: 2 * KV heads * head dim numbers of each layer, for each of P (L + G C) tokens: each prompt is stored
         once. Admitted prompts (continuous batching): L tokens of each, until they are copied to their places. If
         all completions end at the same time, as many prompts as fit are admitted together. Logits: P G rows of the
         vocabulary, 16 bytes per number, see ``_LOGIT_BYTES``. Prefill: measured with one layer. Copies of weights: see
@@ -371,7 +371,7 @@ class Planner:
                 engine["one gathered weight"] = self._item * max(one.numel() for one in self.loaded.model.parameters())
             return engine
         text, head = self._text, self.loaded.model.get_output_embeddings().weight
-        a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim_of(text) * self._item
+        a_token = 2 * sum(layer.kv_width for layer in layer_shapes(text)) * self._item
         own = self.group_size * self.config.sampling.max_completion_tokens
         parts = {
             "KV cache": prompts * (self.prompt.prompt_tokens + own) * a_token,
@@ -509,12 +509,17 @@ class Planner:
         return (_num_numbers(root) + 2 * _num_numbers(layer)) * self._item + trained * (self._item + 4)
 
     def _activations(self, shape: RowShape, checkpointing: bool) -> Activations:
-        """Measured with one layer and with two; each additional layer saves as much as the second."""
+        """Measured with one layer and with two; each additional layer saves as much as the second.
+
+        If layers after the first have different shapes, all of them are measured.
+        """
         self.report(
             f"counting activations: {self.row_tokens(shape):,} tokens in a row ({shape.groups} x {shape.completions} "
             f"completions), image of {self.prompt.image_tokens} tokens"
             f"{', gradient checkpointing' if checkpointing else ''}"
         )
+        if len(set(layer_shapes(self._text)[1:])) > 1:  # Gemma 4
+            return self._count(shape, checkpointing, len(self._layers))
         one, two = (self._count(shape, checkpointing, layers) for layers in (1, 2))
         others = self._text.num_hidden_layers - 2
         return Activations(saved=two.saved + others * (two.saved - one.saved), temporary=two.temporary)
@@ -644,8 +649,9 @@ def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> 
     vision = family.read_images(loaded.image_processor, [Image.new("RGB", (image.width, image.height))])
     (tokens,) = family.num_image_tokens(config, vision)
     pixels = vision.pixel_values
-    patches = 1
-    if pixels.ndim > 2:  # tiles [pieces, 3, height, width], not a row of patches [patches, values]
+    pieces, patches = pixels[..., 0].numel(), 1  # a row of patches [patches, values], or one per image (Gemma 4)
+    if pixels.ndim == 4:  # tiles [pieces, 3, height, width]
+        pieces = len(pixels)
         side = config.vision_config.patch_size
         height, width = (side, side) if isinstance(side, int) else side
         patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
@@ -653,7 +659,7 @@ def prompt_shape(loaded: LoadedModel, *, image: ImageSize, text_tokens: int) -> 
     return PromptShape(
         image=image,
         image_tokens=tokens,
-        tiles=Tiles(pieces=len(pixels), patches=patches),
+        tiles=Tiles(pieces=pieces, patches=patches),
         pixel_values=pixels.numel(),
         text_tokens=text_tokens,
         position_axes=len(family.prompt_positions(loaded.model, ids, vision)),

@@ -17,6 +17,7 @@ from virft.config.schema import Config
 from virft.errors import ModelError
 from virft.models.built_in import BUILT_IN_MODELS, BUILT_IN_NAMES, local_folder
 from virft.models.companion_files import read_image_processor
+from virft.models.experts import has_wide_experts
 from virft.models.families import family_of
 from virft.models.hub_files import hub_source
 from virft.models.known_models import known_models, nearest_model_id
@@ -34,7 +35,7 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     ``model.dtype`` must not be "auto".
     Needs ``config.json`` and the file of the image processor; for a folder of adapters, those of their base, as
     adapters get merged. For a hub id in ``known_models`` they come with the package. Raises ``ModelError`` if they are
-    missing.
+    missing, or if experts (MoE) are not in bfloat16.
     """
     path = config.model.path
     with explained(path, expected=_EXPECTED), _files_of(path) as source:
@@ -53,6 +54,11 @@ def load_skeleton(config: Config, mode: FakeTensorMode) -> LoadedModel:
     loaded = LoadedModel(model=model, tokenizer=None, image_processor=processor, family=family, folder=None, card={})
     prepare_for_training(loaded, config.model, seed=config.seed, dtype=dtype)
     convert_weights(model, stored_dtypes(model, dtype))
+    if has_wide_experts(model):
+        raise ModelError(
+            f"{path}: memory cannot be planned for experts that are trained or not in bfloat16; expected "
+            'model.train = "lora" and model.dtype = "bfloat16"'
+        )
     replace_tensors(model, lambda tensor: unfilled(tensor, mode))
     return loaded
 

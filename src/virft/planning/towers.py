@@ -1,8 +1,8 @@
 """Memory of a vision tower.
 
-Towers of tiles are counted like the language model, layer by layer with fake tensors. Qwen's towers read sizes from the
-values of tensors, which fake tensors do not have, so they have formulas. Patch embedding and projector are not counted:
-each needs less than a layer.
+Towers of tiles are counted like the language model, layer by layer with fake tensors. Towers of rows of patches
+(Qwen-VL, GLM, Gemma 4) read sizes from the values of tensors, which fake tensors do not have, so they have formulas.
+Patch embedding and projector are not counted: each needs less than a layer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TowerSizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiles:
-    """Input of a tower: tiles of equal size, or, for Qwen, rows of patches."""
+    """Input of a tower: tiles of equal size, or, for Qwen-VL, GLM and Gemma 4, rows of patches."""
 
     pieces: int
     """Number of tiles; for a row, the number of patches."""

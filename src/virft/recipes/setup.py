@@ -27,7 +27,7 @@ from virft.generation.slow_sampler import slow_sampler_warning
 from virft.geometry.boxes import BoxSpace
 from virft.inference.prompting import Prompting, check_prompts, resolve_prompting
 from virft.models.attention.varlen import note_on_stored_scores
-from virft.models.families.family import head_dim_of
+from virft.models.layer_shapes import largest_head
 from virft.models.load import LoadedModel, load_model
 from virft.models.precision import Precision, precision_card, resolve_dtype
 from virft.models.segmenter import SamSegmenter, load_segmenter
@@ -101,7 +101,7 @@ def load_for_training(model: ModelConfig, runtime: Runtime, *, seed: int) -> Loa
     note = note_on_stored_scores(
         runtime.device,
         runtime.dtype,
-        head_dim=head_dim_of(loaded.model.config.get_text_config()),
+        head_dim=largest_head(loaded.model.config.get_text_config()),
         bidirectional_images=loaded.family.bidirectional_images,
     )
     if note is not None:

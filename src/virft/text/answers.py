@@ -49,6 +49,8 @@ _FENCE = re.compile(r"```(?:[A-Za-z]*[ \t]*\r?\n|json\b|python\b)?")
 _BOX_TAG = re.compile(
     r"(?:<ref>([^<]*)</ref>\s*|<\|object_ref_start\|>([^<]*)<\|object_ref_end\|>\s*)?(<box>|<\|box_start\|>)"
 )
+_GLM_MARKERS = ("<|begin_of_box|>", "<|end_of_box|>")
+"""Around an answer of GLM-4.1V and GLM-4.5V, of boxes or of anything else."""
 _BOX_TAG_END = {"<box>": "</box>", "<|box_start|>": "<|box_end|>"}
 _BETWEEN_BOXES = re.compile(r"[\s,;]*")
 _NO_LABEL = "a box without a label"
@@ -530,8 +532,11 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _strip_fence(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return the span without surrounding spaces and without one code fence around it."""
+    """Return the span without surrounding spaces, and without GLM's markers or one code fence around it."""
     start, end = _strip(text, start, end)
+    begin, finish = _GLM_MARKERS
+    if text.startswith(begin, start, end) and text.endswith(finish, start + len(begin), end):
+        return _strip(text, start + len(begin), end - len(finish))
     fence = _FENCE.match(text, start, end)
     if fence is None or not text.endswith("```", fence.end(), end):
         return start, end

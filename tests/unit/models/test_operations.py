@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from plain_computation import make_groups, make_pair
 from tiny_models import MAKERS
 from tiny_policies import adapters, loaded_of
 from virft.models.attention.layout import pack_row
+from virft.models.experts import expert_weights
 from virft.models.operations import (
     Segment,
     attended_pairs,
@@ -26,7 +26,13 @@ def test_weights_of_the_layers_and_adapters_are_counted(model_type: str) -> None
     _, policy = make_pair(model_type)
     text = policy.config.get_text_config()
     layers = policy.model.get_submodule(policy.family.language_module).layers
-    weights = sum(one.weight.numel() for one in layers.modules() if isinstance(one, nn.Linear))
+    weights = sum(one.numel() for one in layers.parameters() if one.ndim == 2)
+    if model_type == "gemma4":
+        weights += policy.model.model.language_model.per_layer_model_projection.weight.numel()
+    # 2 of 4 or 8 experts are used
+    experts = expert_weights(layers)
+    weights += sum(2 * one.numel() // len(one) for one in experts)
+    assert bool(experts) is model_type.endswith("moe")
     segments = group_segments(5, [2, 3])
     forward = forward_operations(text, segments, num_logits=5)
     assert forward.weights == 2 * 10 * weights  # a multiply-add of each weight for each of 10 tokens

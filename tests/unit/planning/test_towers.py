@@ -90,7 +90,7 @@ def test_a_trained_tower_of_tiles_saves_what_is_planned(model_type: str, checkpo
     assert planned + copied == pytest.approx(live.peak if checkpointing else saved, rel=0.1)
 
 
-@pytest.mark.parametrize("model_type", TILED)
+@pytest.mark.parametrize("model_type", [*TILED, "glm4v", "gemma4"])
 def test_planned_activations_of_every_family_equal_the_real_ones(tmp_path: Path, model_type: str) -> None:
     settings = Config(
         data=DataConfig(train="d"),
@@ -101,7 +101,9 @@ def test_planned_activations_of_every_family_equal_the_real_ones(tmp_path: Path,
     )
     planner = Planner(settings, image=ImageSize(40, 40), text_tokens=200)
     # as many as in test_the_dry_run_counts_image_tokens, whose images are square too
-    tokens = {"smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4}[model_type]
+    tokens = {
+        "smolvlm": 40, "idefics3": 40, "internvl": 20, "llava_onevision": 46, "gemma3": 4, "glm4v": 25, "gemma4": 64,
+    }[model_type]  # fmt: skip
     assert planner.prompt.image_tokens == tokens
     predicted = planner.activations(RowShape(groups=2, completions=4), False)
     loaded = load_model_of(settings)

@@ -529,6 +529,17 @@ def test_a_label_is_the_text_without_fences_and_surrounding_spaces(text):
     assert classification(text).answer == Label(text="tabby cat")
 
 
+def test_markers_of_glm_around_an_answer_are_ignored():
+    begin, end = "<|begin_of_box|>", "<|end_of_box|>"
+    assert classification(f"{begin} tabby cat{end}").answer == Label(text="tabby cat")
+    for content in ("[[1, 2, 30, 40]]", "[1, 2, 30, 40]", "(1,2),(30,40)"):
+        assert grounding(f"\n{begin}{content}{end}").answer == grounding(content).answer
+        assert detection(f"{begin}{content}{end}").answer.items[0].box == grounding(content).answer
+    # neither half of them, nor markers that overlap
+    for text in (f"{begin}tabby cat", f"tabby cat{end}", begin):
+        assert classification(text).answer == Label(text=text)
+
+
 @pytest.mark.parametrize("text", ["```", "```tabby cat", "tabby cat```"])
 def test_half_a_fence_is_text(text):
     assert classification(text).answer == Label(text=text)

@@ -17,6 +17,7 @@ cache for every token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -167,13 +168,20 @@ class GroupCache(Cache):
     fold: Tensor
     unfold: Tensor
 
-    def __init__(self, layout: AttentionLayout, num_layers: int, max_tokens: int) -> None:
+    def __init__(self, layout: AttentionLayout, sources: Sequence[int], max_tokens: int) -> None:
+        """``sources``: for each decoder layer, the number of the layer whose keys and values it uses."""
+        num_layers = len(set(sources))  # layers that use those of another one are the last
         super().__init__(layers=[GroupCacheLayer(layout, max_tokens) for _ in range(num_layers)])
+        self._sources = tuple(sources)
         self.decoding = False
         self.prompt_lengths = layout.prompt_lengths
         self.equal_prompts = layout.equal_prompts
         self.newest: Tensor | None = None
         self._biases: dict[int | None, tuple[int, Tensor]] = {}
+
+    def layer_of(self, index: int) -> GroupCacheLayer:
+        """Return the keys and values that a decoder layer uses."""
+        return self.layers[self._sources[index]]
 
     def start_rows(self, group_size: int) -> None:
         """Begin decoding, after the prefill: ``group_size`` rows for every prompt, in the order of the prompts."""

@@ -272,7 +272,8 @@ def _decode(
     newest included.
     """
     rows, heads, _, dim = query.shape
-    prompt_key, prompt_value = cache.layers[layer].prompt_keys, cache.layers[layer].prompt_values
+    stored = cache.layer_of(layer)
+    prompt_key, prompt_value = stored.prompt_keys, stored.prompt_values
     prompts, kv, length, _ = prompt_key.shape
     own, repeat = key.shape[1], heads // kv
     # Rows of one prompt move next to each other, so that its keys are read once for all of them:

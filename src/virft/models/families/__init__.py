@@ -10,7 +10,7 @@ from dataclasses import replace
 from virft.errors import ModelError
 from virft.geometry.boxes import BoxSpace
 from virft.models.attention.shared_prompt import VISION_ATTENTION
-from virft.models.families import gemma3, idefics, internvl, llava_onevision, qwen
+from virft.models.families import gemma3, gemma4, glm, idefics, internvl, llava_onevision, qwen
 from virft.models.families.family import Family, family_from
 
 QWEN2_VL = family_from(
@@ -30,6 +30,20 @@ QWEN3_VL = replace(
     model_type="qwen3_vl",
     projector_names=("model.visual.merger.", "model.visual.deepstack_merger_list."),
 )
+
+QWEN3_VL_MOE = replace(QWEN3_VL, model_type="qwen3_vl_moe", on_vllm=False)
+
+GLM4V = family_from(
+    glm,
+    model_type="glm4v",
+    box_space=BoxSpace.RELATIVE_1000,
+    vision_names=("model.visual.",),
+    projector_names=("model.visual.merger.", "model.visual.downsample."),
+    vision_attention=VISION_ATTENTION,
+    prompt_positions=glm.prompt_positions,
+    forward_features=glm.forward_features,
+)
+GLM4V_MOE = replace(GLM4V, model_type="glm4v_moe")
 
 IDEFICS3 = family_from(
     idefics,
@@ -69,10 +83,42 @@ GEMMA3 = family_from(
     bidirectional_images=True,
 )
 
+GEMMA4 = family_from(
+    gemma4,
+    model_type="gemma4",
+    box_space=BoxSpace.RELATIVE_1000,
+    # The towers and projectors of sounds too: nothing trains them.
+    vision_names=("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
+    projector_names=("model.embed_vision.",),
+    forward_features=gemma4.forward_features,
+)
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, SMOLVLM, IDEFICS3, INTERNVL, LLAVA_ONEVISION, GEMMA3)
+    for family in (
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+        QWEN3_VL_MOE,
+        GLM4V,
+        GLM4V_MOE,
+        SMOLVLM,
+        IDEFICS3,
+        INTERNVL,
+        LLAVA_ONEVISION,
+        GEMMA3,
+        GEMMA4,
+    )
 }
+
+
+_LINEAR = "their linear-attention layers carry a recurrent state from token to token"
+_REFUSED = {
+    "lfm2_vl": "their short convolutions read the tokens before each token in the row",
+    "qwen3_5": _LINEAR,
+    "qwen3_5_moe": _LINEAR,
+}
+"""Types of models that are known and refused, with the reason, see docs/design.md."""
 
 
 def family_of(model_type: str) -> Family:
@@ -80,6 +126,11 @@ def family_of(model_type: str) -> Family:
 
     Raises ``ModelError``, which names the supported types, for any other.
     """
+    if (reason := _REFUSED.get(model_type)) is not None:
+        raise ModelError(
+            f"models of type {model_type!r} are not supported: {reason}, which prefix sharing would have to fork for "
+            f"each completion; supported are {', '.join(FAMILIES)}"
+        )
     if model_type not in FAMILIES:
         hint = ""
         if model_type.startswith(("internvl", "llava")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,8 +37,24 @@ def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
 
     Raises ``ModelError`` for an image that is longer than 200 times its other side.
     """
-    side, factor = processor.patch_size, processor.patch_size * processor.merge_size
+    factor = processor.patch_size * processor.merge_size
     areas = (processor.size["shortest_edge"], processor.size["longest_edge"])
+
+    def resized(height: int, width: int) -> tuple[int, int]:
+        found: tuple[int, int] = smart_resize(height, width, factor, *areas)
+        return found
+
+    return grids_on_meta(processor, sizes, resized)
+
+
+def grids_on_meta(
+    processor: Any, sizes: Sequence[ImageSize], resized: Callable[[int, int], tuple[int, int]]
+) -> VisionInputs:
+    """Return the patches of images that are resized by ``resized(height, width)``, with pixels on the meta device.
+
+    Raises ``ModelError`` for an image that is longer than 200 times its other side.
+    """
+    side = processor.patch_size
     grids = []
     for size in sizes:
         if max(size) > _MOST_ASPECT * min(size):
@@ -46,7 +62,7 @@ def measure_images(processor: Any, sizes: Sequence[ImageSize]) -> VisionInputs:
                 f"{size.width} x {size.height} pixels, an aspect ratio of {max(size) / min(size):.0f}; "
                 f"expected at most {_MOST_ASPECT} for this model"
             )
-        height, width = smart_resize(size.height, size.width, factor, *areas)
+        height, width = resized(size.height, size.width)
         grids.append((1, height // side, width // side))
     grid_thw = torch.tensor(grids)
     values = 3 * processor.temporal_patch_size * side**2
@@ -87,6 +103,11 @@ def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
 
     Images are scaled, with their aspect ratio, until their area is between the two.
     """
+    set_edges(processor, low, high)
+
+
+def set_edges(processor: Any, low: int | None, high: int | None) -> None:
+    """Set ``shortest_edge`` and ``longest_edge`` of an image processor; None retains its own."""
     # The files call the two areas shortest and longest edge, whatever they hold.
     size = dict(processor.size)
     size["shortest_edge"] = low if low is not None else size["shortest_edge"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -66,11 +67,15 @@ SPACES = {
     "qwen2_vl": BoxSpace.RELATIVE_1000,
     "qwen2_5_vl": BoxSpace.RESIZED_PIXELS,
     "qwen3_vl": BoxSpace.RELATIVE_1000,
+    "qwen3_vl_moe": BoxSpace.RELATIVE_1000,
+    "glm4v": BoxSpace.RELATIVE_1000,
+    "glm4v_moe": BoxSpace.RELATIVE_1000,
     "smolvlm": BoxSpace.RELATIVE_1000,
     "idefics3": BoxSpace.RELATIVE_1000,
     "internvl": BoxSpace.RELATIVE_1000,
     "llava_onevision": BoxSpace.RELATIVE_1000,
     "gemma3": BoxSpace.RELATIVE_1000,
+    "gemma4": BoxSpace.RELATIVE_1000,
 }
 
 
@@ -111,6 +116,26 @@ def test_the_paper_template_names_the_familys_box_space(model_type: str) -> None
     assert ("from 0 to 1000" in text) == (space is BoxSpace.RELATIVE_1000)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("lfm2_vl", "short convolutions read the tokens before each token in the row"),
+        ("qwen3_5", "linear-attention layers carry a recurrent state"),
+        ("qwen3_5_moe", "linear-attention layers carry a recurrent state"),
+    ],
+)
+def test_layers_with_a_state_are_refused_with_the_reason(model_type: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=f"^models of type '{model_type}' are not supported: their {reason}.*, which"):
+        family_of(model_type)
+
+
+@pytest.mark.parametrize(("model_type", "layer"), [("lfm2_vl", "Lfm2ShortConv"), ("qwen3_5", "Qwen3_5GatedDeltaNet")])
+def test_models_that_are_refused_still_have_these_layers(model_type: str, layer: str) -> None:
+    # a version of transformers without them would make the refusal untrue
+    text = model_type.removesuffix("_vl")
+    assert hasattr(import_module(f"transformers.models.{text}.modeling_{text}"), layer)
+
+
 def test_an_unknown_model_type_raises_with_the_supported_ones() -> None:
-    with pytest.raises(ModelError, match="'llava' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl, sm"):
+    with pytest.raises(ModelError, match="'llava' are not supported; supported are qwen2_vl, qwen2_5_vl, qwen3_vl, qw"):
         family_of("llava")

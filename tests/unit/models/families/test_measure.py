@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from tiny_folders import save_tiny_folder
+from tiny_models import PATCHES
 from virft.errors import DataError, ModelError
 from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel, load_model
@@ -25,6 +26,10 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load_model(str(save_tiny_folder(tmp_path_factory.mktemp("m") / "m", request.param)))
 
 
+def model_is_patched(model_type: str) -> bool:
+    return model_type in PATCHES
+
+
 def images(sizes: list[tuple[int, int]]) -> list[Image.Image]:
     return [Image.new("RGB", size, (90, 60, 30)) for size in sizes]
 
@@ -37,7 +42,7 @@ def test_sizes_give_what_pixels_give(loaded: LoadedModel, number: int) -> None:
         try:
             measured = family.measure_images(processor, [ImageSize(*size) for size in sizes])
         except ModelError:
-            assert "qwen" in family.model_type
+            assert model_is_patched(family.model_type)
             assert any(max(size) > 200 * min(size) for size in sizes)
             with pytest.raises(ValueError, match="aspect ratio"):
                 family.read_images(processor, images(sizes))
@@ -56,7 +61,7 @@ def test_an_image_of_extreme_aspect_ratio_is_refused_by_some_families_only(loade
         id="a", task="detection", images=("a.png",), image_sizes=(size,), query="fox", target=Detections(items=())
     )
     renderer = Renderer(loaded, lambda path, augmentation: Image.new("RGB", size))
-    if "qwen" in loaded.family.model_type:
+    if model_is_patched(loaded.family.model_type):
         message = r"^a\.png: 4100 x 20 pixels, an aspect ratio of 205; expected at most 200"
         for call in (renderer.check_sample, renderer.render):
             with pytest.raises(DataError, match=message):
