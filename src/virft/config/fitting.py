@@ -236,6 +236,7 @@ def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compa
         )
     if _DETECTION in facts.tasks:
         chosen |= _names("grpo", config, size)
+    if _WITH_CLASSES_AND_BOXES & facts.tasks:
         if config.reward.preset == "robust" and "reward.iou_threshold_end" not in explicit:
             chosen["reward.iou_threshold"] = FittedValue(
                 value=0.0, reason=f"{size}: its first boxes rarely reach an IoU of 0.5", source=_MEASURED
