@@ -140,19 +140,19 @@ FITTED_ROWS = (
     (
         "`augment.resized_crop`, `.horizontal_flip`, `.colour_jitter`",
         "`0.35`, `true`, `0.3`",
-        f"detection with fewer than {FEW_IMAGES} images; none of the three is set",
+        f"detection of one class or several with fewer than {FEW_IMAGES} images; none of the three is set",
         TINY,
     ),
     (
         "`reward.iou_threshold`, `.iou_threshold_end`",
         "`0.0`, `0.5`",
-        "detection with a small model, preset `robust`; neither is set",
+        "detection of one class or several with a small model, preset `robust`; neither is set",
         TINY,
     ),
     (
         "`reward.weights.confidence`",
         "`0.1`",
-        "detection with a small model, preset `robust`; no weight is set",
+        "detection of one class or several with a small model, preset `robust`; no weight is set",
         TINY,
     ),
     (
