@@ -11,7 +11,7 @@ from virft.errors import DataError
 from virft.geometry.boxes import size_of
 from virft.tasks.task import BlindAnswer, BlindAnswers, fit_blind
 from virft.text.records import is_json_number, list_of
-from virft.types import Answer, Box, ImageSize, Sample
+from virft.types import Answer, Box, ImageSize, InvalidElement, Sample
 
 WHOLE_IMAGE = (0, 0, 1000, 1000)
 """Relative coordinates of the box around the whole image."""
@@ -73,6 +73,36 @@ def count_boxes(number: int) -> str:
     ('1 box', '2 boxes')
     """
     return "1 box" if number == 1 else f"{number} boxes"
+
+
+def describe_list(count: str, items: Sequence[str], invalid: Sequence[InvalidElement]) -> str:
+    """Return the full text of an answer that is a list, such as of boxes; ``count`` is the text of their number.
+
+    >>> describe_list("1 box", ["1, 2 to 30, 40"], [InvalidElement(reason="3 values", piece="[1, 2, 3]")])
+    '1 box: 1, 2 to 30, 40; invalid: 3 values'
+    """
+    if not items and not invalid:
+        return "no objects"
+    return (f"{count}: " if items else "") + "; ".join([*items, *(f"invalid: {one.reason}" for one in invalid)])
+
+
+def list_lines(
+    count: str, items: Sequence[str], invalid: Sequence[InvalidElement], size: ImageSize, *, kind: str = "box"
+) -> list[str]:
+    """Return the lines of ``virft ask`` about an answer that is a list; ``kind`` is a name of its elements.
+
+    >>> list_lines("1 box", ["[1.0, 2.0, 30.0, 40.0]"], [], ImageSize(64, 48))
+    ['answer: 1 box, in pixels of 64 x 48', '  [1.0, 2.0, 30.0, 40.0]']
+    """
+    if items:
+        head = f"{count}, in pixels of {size.width} x {size.height}"
+    else:
+        head = f"no usable {kind}" if invalid else "no objects"
+    return [
+        f"answer: {head}",
+        *(f"  {item}" for item in items),
+        *(f"  invalid: {one.reason}: {one.piece}" for one in invalid),
+    ]
 
 
 def box_to_record(box: Box) -> dict[str, Any]:

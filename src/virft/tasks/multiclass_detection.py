@@ -26,9 +26,11 @@ from virft.tasks.box_answers import (
     box_in_pixels,
     box_to_record,
     count_boxes,
+    describe_list,
     format_box,
     format_corners,
     grid,
+    list_lines,
     parse_areas,
     relative_box,
     shrink_box,
@@ -437,22 +439,12 @@ def _describe_target(target: LabelledDetections) -> str:
 
 def _describe_answer(answer: LabelledDetections) -> str:
     boxes = [f"{item.label} {format_corners(item.box)} (confidence {item.confidence:.2f})" for item in answer.items]
-    invalid = [f"invalid: {one.reason}" for one in answer.invalid]
-    if not boxes and not invalid:
-        return "no objects"
-    return (f"{count_boxes(len(boxes))}: " if boxes else "") + "; ".join([*boxes, *invalid])
+    return describe_list(count_boxes(len(boxes)), boxes, answer.invalid)
 
 
 def _lines(answer: LabelledDetections, size: ImageSize) -> list[str]:
-    if answer.items:
-        head = f"{count_boxes(len(answer.items))}, in pixels of {size.width} x {size.height}"
-    else:
-        head = "no usable box" if answer.invalid else "no objects"
-    return [
-        f"answer: {head}",
-        *(f"  {format_box(item.box)}  {item.label}  confidence {item.confidence:.2f}" for item in answer.items),
-        *(f"  invalid: {one.reason}: {one.piece}" for one in answer.invalid),
-    ]
+    boxes = [f"{format_box(item.box)}  {item.label}  confidence {item.confidence:.2f}" for item in answer.items]
+    return list_lines(count_boxes(len(boxes)), boxes, answer.invalid, size)
 
 
 def _answer_to_record(answer: LabelledDetections) -> dict[str, Any]:

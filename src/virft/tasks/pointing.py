@@ -20,9 +20,11 @@ from virft.tasks.box_answers import (
     BOX_SCHEMA,
     POLYGONS_SCHEMA,
     count_boxes,
+    describe_list,
     format_box,
     format_corners,
     grid,
+    list_lines,
     relative_box,
     size_counts,
     use_full_width_digits,
@@ -279,10 +281,7 @@ def _describe_target(target: Points) -> str:
 
 def _describe_answer(answer: Points) -> str:
     points = [f"{point.x:.0f}, {point.y:.0f}" for point in answer.items]
-    invalid = [f"invalid: {one.reason}" for one in answer.invalid]
-    if not points and not invalid:
-        return "no objects"
-    return (f"{_count_points(len(points))}: " if points else "") + "; ".join([*points, *invalid])
+    return describe_list(_count_points(len(points)), points, answer.invalid)
 
 
 def _count_answer(answer: Points) -> str:
@@ -293,15 +292,8 @@ def _count_answer(answer: Points) -> str:
 
 
 def _lines(answer: Points, size: ImageSize) -> list[str]:
-    if answer.items:
-        head = f"{_count_points(len(answer.items))}, in pixels of {size.width} x {size.height}"
-    else:
-        head = "no usable point" if answer.invalid else "no objects"
-    return [
-        f"answer: {head}",
-        *(f"  {_format_point(point)}" for point in answer.items),
-        *(f"  invalid: {one.reason}: {one.piece}" for one in answer.invalid),
-    ]
+    points = list(map(_format_point, answer.items))
+    return list_lines(_count_points(len(points)), points, answer.invalid, size, kind="point")
 
 
 def _answer_to_record(answer: Points) -> dict[str, Any]:
