@@ -118,6 +118,8 @@ def test_other_commands_in_pages_name_existing_targets_and_files() -> None:
                 assert package.removeprefix(".[").removesuffix("]") in extras, line
             case ["python", "-c", *_]:
                 pass
+            case ["python", "-m", module, *_]:
+                assert importlib.util.find_spec(module) is not None, line
             case ["python", program, *_]:
                 assert (ROOT / program).is_file(), line
             case ["sbatch", *_]:

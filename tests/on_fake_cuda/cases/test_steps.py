@@ -93,9 +93,10 @@ def test_a_step_in_float32_equals_that_on_a_cpu(method: str, store: Store, tmp_p
     assert found.report.metrics == pytest.approx(expected.report.metrics, rel=1e-3, abs=1e-5)
     assert found.largest_change == pytest.approx(RATE, rel=0.1)
     for name, one in expected.after.items():
-        # the first step of AdamW is the sign of the gradient: where it is 0 but for rounding, the sign is random
+        # The first step of AdamW is the sign of the gradient: where it is 0 but for rounding, the sign is random. So it
+        # is for some biases of keys, of which a layer has few.
         differs = (found.after[name] - one).abs() > RATE / 100
-        assert differs.float().mean() < 0.01, name
+        assert differs.sum() <= max(2, differs.numel() // 100), name
     assert found.scores == pytest.approx(expected.scores, abs=1e-6)
 
 
