@@ -42,6 +42,20 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def test_one_question_per_image_about_another_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (("--per-image", "--task", "counting"), ("--task", "counting", "--per-image")):
+        with pytest.raises(SystemExit):
+            virft("build", "coco", "annotations.json", "-", "data", *options)
+        assert "not allowed with argument --" in capsys.readouterr().err
+
+
+def test_yes_no_questions_need_boxes_with_confidences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    virft("build", "coco", save_coco(tmp_path, SHOWN, categories=CLASSES), "-", tmp_path / "d", "--task", "pointing")  # type: ignore[arg-type]
+    assert virft("predict", "virft-tiny", tmp_path / "d", tmp_path / "out", "--yes-no") == 2
+    message = f"--yes-no: {tmp_path / 'd'} is of pointing; expected detection or multiclass_detection"
+    assert message in capsys.readouterr().err
+
+
 def test_a_question_is_about_every_class_of_an_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(data)
     assert [one.query for one in store] == ["cat, dog, hen"] * 4

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from virft.data.annotations import AnnotatedSet
     from virft.data.upright import ExifReading
 
+_TASKS_FROM_BOXES = [task.name for task in TASKS.values() if task.is_from_boxes]
+_FROM_BOXES = ", ".join(_TASKS_FROM_BOXES)
+
 
 def add_build(verbs: Verbs) -> None:
     """Add the parser of ``build``, with one of its own for each source."""
@@ -95,12 +98,13 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="class names, or @coco-8, @coco-base-65, @coco-novel-15, @lvis-6, @lvis-rare-13 (default: all)",
     )
+    tasks = verb.add_mutually_exclusive_group()
     add_task(
-        verb,
-        choices=[task.name for task in TASKS.values() if task.is_from_boxes],
+        tasks,
+        choices=_TASKS_FROM_BOXES,
         help="task of the questions, one for each class of an image; multiclass_detection: one for each image",
     )
-    verb.add_argument(
+    tasks.add_argument(
         "--per-image",
         dest="task",
         action="store_const",
@@ -142,9 +146,7 @@ def _add_number_of_expressions(verb: argparse.ArgumentParser) -> None:
 
 def _add_coco(sources: Verbs) -> None:
     for name, federated in (("coco", False), ("lvis", True)):
-        verb = _add_source(
-            sources, name, f"{name.upper()} JSON and its images: detection, counting, pointing", build_coco_or_lvis
-        )
+        verb = _add_source(sources, name, f"{name.upper()} JSON and its images: {_FROM_BOXES}", build_coco_or_lvis)
         verb.set_defaults(federated=federated)
         verb.add_argument("annotations", metavar="JSON", type=Path, help=f"{name.upper()} annotation file")
         verb.add_argument(
@@ -210,7 +212,7 @@ def _add_files(sources: Verbs) -> None:
         ("voc", "Pascal VOC XML files, images in JPEGImages or next to them"),
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
-        verb = _add_source(sources, kind, f"{description}: detection, counting, pointing", build_files)
+        verb = _add_source(sources, kind, f"{description}: {_FROM_BOXES}", build_files)
         verb.set_defaults(kind=kind, first_pixel=None, exif="auto")
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         _add_detection_arguments(verb)
@@ -329,9 +331,7 @@ def build_csv(
 
 
 def _add_csv_boxes(sources: Verbs) -> None:
-    verb = _add_source(
-        sources, "csv-boxes", "a CSV file with one row per box: detection, counting, pointing", build_csv_boxes
-    )
+    verb = _add_source(sources, "csv-boxes", f"a CSV file with one row per box: {_FROM_BOXES}", build_csv_boxes)
     verb.add_argument(
         "table", metavar="CSV", type=Path, help="CSV file with columns such as filename, class, xmin, ymin, xmax, ymax"
     )
@@ -406,7 +406,7 @@ def _add_hf(sources: Verbs) -> None:
     verb = _add_source(
         sources,
         "hf",
-        "Hugging Face dataset with objects or label: detection, counting, pointing, classification",
+        f"Hugging Face dataset with objects or label: {_FROM_BOXES}, classification",
         build_hf,
     )
     verb.add_argument(

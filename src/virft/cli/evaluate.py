@@ -35,7 +35,7 @@ from virft.cli.parsers import (
 from virft.config.wording import counted
 from virft.errors import CheckFailed, ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
-from virft.types import ImageSize
+from virft.types import Detections, ImageSize, LabelledDetections
 
 if TYPE_CHECKING:
     from virft.config.schema import Dtype
@@ -107,6 +107,8 @@ def predict(
     if dry_run:
         print(f"{describe_workload(islice(store, limit))}, at most {max_completion_tokens} tokens each")
         return
+    if yes_no:
+        _require_confidences(store)
     store.check(decode=True)
     blind_data = open_blind_data(train, store) if train else find_blind_data(store, model=model, place=out)
     from virft.evaluation.evaluated import evaluate_predictions
@@ -134,6 +136,13 @@ def predict(
     evaluated = evaluate_predictions(path, store, blind_data)
     evaluated.write()
     _print_evaluated(evaluated, evaluated.scores_path, show_all=show_all)
+
+
+def _require_confidences(store: Store) -> None:
+    """Raise ``ConfigError`` for a dataset without questions whose answers are boxes with confidences."""
+    if not any(isinstance(sample.target, Detections | LabelledDetections) for sample in store):
+        tasks = ", ".join(dict.fromkeys(sample.task for sample in store))
+        raise ConfigError(f"--yes-no: {store.folder} is of {tasks}; expected detection or multiclass_detection")
 
 
 def _print_evaluated(found: EvaluatedPredictions, out: Path, *, show_all: bool) -> None:
@@ -408,7 +417,12 @@ def add_explain(verbs: Verbs) -> None:
     completion.add_argument("text", metavar="TEXT", nargs="?", help="the completion")
     completion.add_argument("--file", type=Path, help="file with the completion")
     add_task(verb, required=True, help="task of the completion")
-    verb.add_argument("--target", required=True, help="ground truth, written like the content of <answer>")
+    verb.add_argument(
+        "--target",
+        required=True,
+        help="ground truth, written like the content of <answer>, in pointing as boxes; if the task has no "
+        'boxes, also the JSON object of a target, such as {"answers": ["12"], "kind": "number"}',
+    )
     verb.add_argument("--query", metavar="CLASS", help="class name that labels in boxes are compared with")
     verb.add_argument(
         "--check-labels",

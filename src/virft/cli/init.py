@@ -47,9 +47,7 @@ def add_init(verbs: Verbs) -> None:
     verb.add_argument(
         "--run-dir", metavar="DIR", help="run folder (default: runs/NAME, by the name of OUT: mine.toml, runs/mine)"
     )
-    verb.add_argument(
-        "--method", choices=("train", "grpo", "sft"), default="train", help="verb that will train (default: train)"
-    )
+    verb.add_argument("--method", choices=("train", "grpo", "sft"), default="train", help="verb that will train")
     verb.add_argument("--overwrite", action="store_true", help="replace a file that exists")
 
 

@@ -267,7 +267,7 @@ def add_skip_refused(verb: argparse.ArgumentParser) -> None:
 
 
 def add_task(
-    verb: argparse.ArgumentParser,
+    verb: argparse._ActionsContainer,
     *,
     choices: Iterable[str] = TASKS,
     required: bool = False,

@@ -215,7 +215,7 @@ def add_plan(verbs: Verbs) -> None:
         "--gpu",
         choices=sorted(PEAK_RATES),
         default="H100",
-        help="kind of all GPUs, for the estimates of --samplers (default: H100)",
+        help="kind of all GPUs, for the estimates of --samplers",
     )
     verb.add_argument(
         "--completion-tokens",

@@ -85,7 +85,7 @@ def make_query(image: ImageInput, query: str, task: str, *, name: str = "image")
     place = _image_of(image, name)
     query = without_placeholders(query)
     if not query.strip():
-        raise DataError("the query is empty; expected a class name, a domain such as animal, or an expression")
+        raise DataError(f"the query is empty; expected {TASKS[task].query_hint}")
     return ImageQuery(image=place, query=query.strip(), task=task, name=getattr(place, "filename", "") or name)
 
 

@@ -106,7 +106,10 @@ def _centre_and_size(box: Box, size: ImageSize) -> str:
 def _boxes_of(store: Store, sample: Sample, format: str) -> tuple[Detection, ...]:
     """Return the boxes of a detection sample; ``ConfigError`` for a sample of another task."""
     if not isinstance(sample.target, Detections | LabelledDetections):
-        raise ConfigError(f"{store.folder}: sample {sample.id} is of {sample.task}; {format} holds detection only")
+        raise ConfigError(
+            f"{store.folder}: sample {sample.id} is of {sample.task}; {format} holds detection and "
+            "multiclass_detection only"
+        )
     return sample.target.items
 
 

@@ -12,6 +12,7 @@ Source: lmms-eval 0.7.3, `docs/task_guide.md`: ``doc_to_visual``, ``doc_to_text`
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from PIL import Image
 
 from virft.data.images import load_image
 from virft.data.store import Store
-from virft.errors import DataError
+from virft.errors import ConfigError, DataError
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.evaluation.score import score_predictions
 from virft.geometry.boxes import BoxSpace
@@ -41,9 +42,11 @@ def export_lmms_eval(
     """Write ``rows.jsonl`` and the task file of the lmms-eval task ``name``; return the path of the task file.
 
     Rows refer to dataset and images by absolute paths. Raises ``ConfigError`` for pixels of the resized image, which
-    lmms-eval does not record.
+    lmms-eval does not record, and for a name that is no word.
     """
     require_known_space(space)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"--name {name!r:.60}: expected letters, digits, _, - and . (it becomes a file name)")
     folder = new_folder(out)
     found = sorted({sample.task for sample in store})
     metrics = [f"{task}_{metric.name}" for task in found for metric in TASKS[task].metrics if metric.in_comparison]

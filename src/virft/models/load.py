@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import json
 import re
 import shutil
@@ -28,7 +27,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from virft.config.schema import Dtype, DtypeName
-from virft.errors import ConfigError, ModelError
+from virft.errors import ModelError
 from virft.files import UNFINISHED, replace_folder
 from virft.models.adapters import attach_adapters, fuse_adapters
 from virft.models.attention.compiled_layers import compile_layers
@@ -71,7 +70,7 @@ from virft.models.model_folders import (
     model_of_run,
     suggest_model,
 )
-from virft.models.precision import FLOAT32, Precision, find_precision, read_virft_card
+from virft.models.precision import FLOAT32, Precision, find_precision, read_virft_card, require_4bit_package
 from virft.models.saved_files import PREPROCESSOR, correct_files
 from virft.models.sharding import GatheredCopy
 from virft.models.stop_tokens import complete_stop_tokens
@@ -554,11 +553,7 @@ def _dequantized(model: Any) -> Any:
 
 def _four_bits(family: Family, dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with double quantization, for the language model only. Source: QLoRA (arXiv 2305.14314)."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "model.load_in_4bit needs bitsandbytes, which is not installed; "
-            'expected pip install -e ".[quant]" in a clone of virft, or load_in_4bit = false (--no-load-in-4bit)'
-        )
+    require_4bit_package()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import tomllib
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from virft.config.schema import Dtype, DtypeName
-from virft.errors import ModelError
+from virft.errors import ConfigError, ModelError
 from virft.models.model_folders import CARD, RUN_CONFIG
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ def gpu_supports_bfloat16() -> bool:
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def require_4bit_package() -> None:
+    """Raise ``ConfigError`` if the package that loads weights in 4 bits is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.load_in_4bit needs bitsandbytes, which is not installed; "
+            'expected pip install -e ".[quant]" in a clone of virft, or load_in_4bit = false (--no-load-in-4bit)'
+        )
 
 
 def find_precision(

@@ -30,7 +30,7 @@ from virft.evaluation.predictions import PREDICTIONS, PredictionsCard, read_pred
 from virft.files import write_text
 from virft.metrics.labels import label_of
 from virft.models.model_folders import find_model_folder
-from virft.models.precision import Precision, find_precision
+from virft.models.precision import Precision, find_precision, require_4bit_package
 from virft.recipes.own_questions import question_warnings
 from virft.report import REPORT
 from virft.report.read import report_folders
@@ -193,6 +193,8 @@ def _plan_models(
     for one in planned:
         if not one.is_complete:
             find_model_folder(one.model)
+            if one.precision.in_4bit:
+                require_4bit_package()
     return planned
 
 

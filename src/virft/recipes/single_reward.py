@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from virft.data.samples import sample_from_record
-from virft.errors import ConfigError
+from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.report.render.page import html_table
 from virft.rewards.extra import ExtraReward
@@ -19,7 +20,7 @@ from virft.tasks.explain import explain_reward
 from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule
 from virft.tasks.task import Task
-from virft.types import Box, Detection, ImageSize, RewardContext, RewardReport, Sample, Target
+from virft.types import Box, Detection, ImageSize, Points, RewardContext, RewardReport, Sample, Target
 
 _WHERE = "reward()"
 
@@ -74,7 +75,7 @@ def reward(
     [x1, y1, x2, y2], in pixels of the original image (for detection and pointing; an empty list means no objects); one
     such box (grounding); a number (counting); a list of accepted texts (short answers); a text, written like an answer
     (for pointing: like boxes), such as a class name or "[[12, 10, 90, 95]]", in the unit of ``text``; the keys of a
-    target in ``samples.jsonl``.
+    target in ``samples.jsonl``, for a task without boxes also as JSON text.
 
     ``image_size``: (width, height) of the original image; its default is for targets with coordinates from 0 to 1000.
     ``resized``: the size that the model saw, for ``box_space`` "resized_pixels". ``preset``, ``weights``,
@@ -128,23 +129,37 @@ def reward(
 def read_target(
     text: str, task: str, *, space: BoxSpace, image_size: ImageSize, resized: ImageSize, where: str = "target"
 ) -> Target:
-    """Parse a target that is written like an answer. ``where`` names the text in messages.
+    """Parse a target that is written like an answer, or, of a task without boxes, as the JSON object of a target.
 
-    Raises ``ConfigError`` for a text that cannot be parsed.
+    ``where`` names the text in messages. Raises ``ConfigError`` for a text that cannot be parsed, and ``DataError`` for
+    an object that is no target.
     """
     row = TASKS[task]
+    if row.boxes is None and (record := _json_object(text)) is not None:
+        return row.parse_target(record, image_size, where=where).target
     reading = row.read_target_text(f"<answer>{text}</answer>", space=space, original=image_size, resized=resized)
     if fault := row.target_fault(reading.answer):
         raise ConfigError(
-            f"{where} {text!r}: {fault}; expected an answer of {task}, such as {row.target_example or row.example}"
+            f"{where} {text!r:.60}: {fault}; expected an answer of {task}, such as {row.target_example or row.example}"
         )
     return row.to_target(reading.answer)
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """Return a JSON object that is written as a text; None for any other text."""
+    try:
+        found = json.loads(text) if text.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _sample(target: Any, task: Task, size: ImageSize) -> Sample:
     """A sample without an image file, checked as a line of ``samples.jsonl`` is."""
     if isinstance(target, task.target_type):
         noun: Any = target
+        if isinstance(noun, Points) and noun.items and not noun.objects:
+            raise DataError(f"{_WHERE}: target has {len(noun.items)} points and no objects; expected a box for each")
         return Sample(id=_WHERE, task=task.name, images=("",), image_sizes=(size,), query="?", target=noun)
     record = {
         "id": _WHERE,

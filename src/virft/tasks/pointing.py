@@ -100,7 +100,16 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
             f"{where}: {len(outlines)} outlines of {len(objects)} objects; expected a list for each, or none at all"
         )
     parsed = [parse_polygons(polygons, size, where=where) for polygons in outlines]
+    for box, polygons in zip(objects, parsed, strict=False):
+        if polygons and not any(_reaches_into(polygon, box) for polygon in polygons):
+            raise DataError(f"{where}: the outlines of object {format_box(box)} are outside of its box")
     return ParsedTarget(point_target(objects, outlines=parsed, crowd=boxes("crowd")))
+
+
+def _reaches_into(polygon: Polygon, box: Box) -> bool:
+    """Return True if the bounding box of a polygon has an area in common with a box."""
+    xs, ys = polygon[::2], polygon[1::2]
+    return min(xs) < box.x2 and max(xs) > box.x1 and min(ys) < box.y2 and max(ys) > box.y1
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget | None:

@@ -157,6 +157,8 @@ def test_every_verb_and_argument_has_help_without_raw_defaults(leaf: argparse.Ar
         assert action.help, action.dest
     for raw in ("default: None", "default: True", "default: False", "default: ()", "default: []", "ImageSize"):
         assert raw not in leaf.format_help()
+    # argparse adds the default, so a help text that states it would print it twice
+    assert not re.search(r"\(default[^)]*\)\s+\(default", leaf.format_help())
 
 
 def test_help_prints_the_defaults_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:

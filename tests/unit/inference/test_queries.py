@@ -64,8 +64,10 @@ def test_an_invalid_line_is_an_error_with_its_reason(line: str | bytes, reason: 
 
 @pytest.mark.parametrize("query", ["", "  "])
 def test_an_empty_query_is_an_error(query: str) -> None:
-    with pytest.raises(DataError, match="the query is empty"):
+    with pytest.raises(DataError, match="the query is empty; expected a class name"):
         make_query("a.jpg", query, "detection")
+    with pytest.raises(DataError, match="the query is empty; expected a question such as"):
+        make_query("a.jpg", query, "short_answer")
 
 
 def test_an_array_is_an_image_in_memory() -> None:

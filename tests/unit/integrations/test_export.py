@@ -110,7 +110,10 @@ def test_coco_and_yolo_hold_detection_only(
 ) -> None:
     save(tmp_path, FOX, LABEL)
     assert export(tmp_path, "--format", format) == 2
-    assert f"sample 3 is of classification; {name} holds detection only" in capsys.readouterr().err
+    assert (
+        f"sample 3 is of classification; {name} holds detection and multiclass_detection only"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

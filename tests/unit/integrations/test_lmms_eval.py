@@ -13,10 +13,11 @@ from factories import detections, sample, save_image
 from virft.cli.main import main
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.errors import DataError
+from virft.errors import ConfigError, DataError
 from virft.evaluation.predictions import read_predictions
 from virft.evaluation.score import score_predictions
-from virft.integrations.lmms_eval import predictions_of_log
+from virft.geometry.boxes import BoxSpace
+from virft.integrations.lmms_eval import export_lmms_eval, predictions_of_log
 from virft.types import Label
 
 ANSWERS = {
@@ -87,6 +88,21 @@ def test_a_row_gives_question_and_upright_images(data: Path) -> None:
     assert function_of(file, "doc_to_text")(second, {}) == "Any hens?"
     assert "task: mine\n" in file.read_text()
     assert "max_new_tokens: 99\n" in file.read_text()
+
+
+@pytest.mark.parametrize("name", ["my task", "a/b", "..", "a: b", ""])
+def test_a_name_that_is_no_file_name_is_refused(data: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--name .*: expected letters, digits"):
+        export_lmms_eval(
+            Store(data),
+            data.parent / "o",
+            name=name,
+            template="short",
+            thinking=False,
+            space=BoxSpace.RELATIVE_1000,
+            max_completion_tokens=9,
+        )
+    assert not (data.parent / "o").exists()
 
 
 def test_part_of_a_dataset_is_scored_as_far_as_it_was_answered(data: Path) -> None:

@@ -145,6 +145,16 @@ def test_other_forms_of_the_trained_model_are_compared_with_it(
     assert (run / "eval" / "test_4bit" / "scores.json").exists()
 
 
+def test_4_bits_without_the_package_are_refused_before_the_first_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = make_run(tmp_path), tmp_path / "data" / "test"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="load_in_4bit needs bitsandbytes"):
+        evaluate_run(run, data, also=["4bit"], with_base=False, log=print)
+    assert not (run / "eval" / "test").exists()
+
+
 def test_the_trained_model_cannot_be_compared_with_itself_in_4_bits(tmp_path: Path) -> None:
     run, data = make_run(tmp_path), tmp_path / "data" / "test"
     with pytest.raises(ConfigError, match=r"--also 4bit: .*model has 4 bits already"):

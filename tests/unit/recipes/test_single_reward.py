@@ -14,7 +14,7 @@ from virft.recipes.single_reward import reward
 from virft.tasks.counting import Count
 from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule
-from virft.types import Label, RewardContext
+from virft.types import Label, Point, Points, RewardContext, ShortAnswer
 
 TEXT = "<answer>[{'Position': [100, 100, 500, 500], 'Confidence': 0.5}]</answer>"
 
@@ -54,6 +54,13 @@ def test_the_reward_is_that_of_the_trainer(preset: Any) -> None:
         ),
         ("grounding", "<answer>(0,0),(500,500)</answer>", box(0, 0, 500, 500), (0, 0, 500, 500)),
         ("counting", "<answer>3</answer>", Count(3), 3),
+        ("counting", "<answer>3</answer>", Count(3), '{"count": 3}'),
+        (
+            "short_answer",
+            "<answer>95</answer>",
+            ShortAnswer(answers=("100",), kind="number", relative_tolerance=0.05),
+            '{"answers": [100], "kind": "number", "relative_tolerance": 0.05}',
+        ),
     ],
 )
 def test_a_plain_target_is_rewarded_as_its_noun(task: str, text: str, noun: Any, plain: Any) -> None:
@@ -100,6 +107,16 @@ def test_boxes_in_pixels_of_the_resized_image_are_scaled() -> None:
         ({"target": "[[1, 2]]"}, ConfigError, r"^target '\[\[1, 2\]\]': 2 values in a box"),
         ({"target": "", "task": "classification"}, ConfigError, "^target '': "),
         ({"target": 5}, DataError, r"reward\(\): target.boxes is 5"),
+        (
+            {"target": Points(items=(Point(300, 300),)), "task": "pointing"},
+            DataError,
+            r"reward\(\): target has 1 points and no objects; expected a box for each",
+        ),
+        (
+            {"target": '{"answers": ["A"], "kind": "choice"}', "task": "short_answer"},
+            DataError,
+            "^target: 0 options; expected 2 to 26",
+        ),
     ],
 )
 def test_what_cannot_be_rewarded_is_an_error(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -113,6 +113,11 @@ def test_a_point_must_be_inside_the_outline_if_there_is_one() -> None:
     assert POINTING.parse_target(record, SIZE, where="x:1").target == target
     with pytest.raises(DataError, match="x:1: 1 outlines of 2 objects; expected a list for each, or none at all"):
         POINTING.parse_target(record | {"outlines": [[list(RING)]]}, SIZE, where="x:1")
+    elsewhere = {"objects": [[60, 60, 90, 90]], "outlines": [[[0, 0, 9, 0, 9, 9]]]}
+    with pytest.raises(
+        DataError, match=r"x:1: the outlines of object \[60.0, 60.0, 90.0, 90.0\] are outside of its box"
+    ):
+        POINTING.parse_target(elsewhere, SIZE, where="x:1")
     flip = Augmentation(crop=(0, 0, 100, 100), horizontal_flip=True)
     moved = augment_target(flip, "pointing", target, SIZE)
     assert isinstance(moved, Points)

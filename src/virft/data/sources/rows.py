@@ -29,7 +29,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN, fill_template
 from virft.text.question_texts import without_placeholders
-from virft.types import Detections, ImageSize, LabelledDetections, Sample
+from virft.types import Detections, ImageSize, LabelledDetections, Points, Sample
 
 _TEXT = {"type": "string", "pattern": r"\S"}
 
@@ -232,7 +232,9 @@ def _digest(value: Any) -> str:
 
 
 def _without_repeats(sample: Sample) -> tuple[Sample, int]:
-    """Return the sample with each box of a class of a detection target once, and the number of removed boxes."""
+    """Return the sample with each box of a class of its target once, and the number of removed boxes."""
+    if isinstance(sample.target, Points):
+        return _without_repeated_objects(sample, sample.target)
     if not isinstance(sample.target, Detections | LabelledDetections):
         return sample, 0
     items = sample.target.items
@@ -241,6 +243,19 @@ def _without_repeats(sample: Sample) -> tuple[Sample, int]:
     areas = tuple(sample.areas[place] for place in places) if sample.areas else sample.areas
     target = replace(sample.target, items=tuple(items[place] for place in places))
     return replace(sample, target=target, areas=areas), len(items) - len(places)
+
+
+def _without_repeated_objects(sample: Sample, target: Points) -> tuple[Sample, int]:
+    """Return a sample of pointing with each box once: two equal ones would need two points on the same place."""
+    first = {box: place for place, box in reversed(list(enumerate(target.objects)))}
+    places = sorted(first.values())
+    kept = replace(
+        target,
+        items=tuple(target.items[place] for place in places),
+        objects=tuple(target.objects[place] for place in places),
+        outlines=tuple(target.outlines[place] for place in places if target.outlines),
+    )
+    return replace(sample, target=kept), len(target.objects) - len(places)
 
 
 def row_to_sample(
@@ -329,7 +344,9 @@ def _without_trl(row: dict[str, Any]) -> dict[str, Any]:
         fill_template(texts, str(row.get("query")), template=template, thinking=thinking, space=space)
         for template in BUILT_IN
     )
-    return {key: value for key, value in kept.items() if key != "prompt"} if text in made else kept
+    # A prompt that is the query itself has no format of its own, so it may be a question of the dataset.
+    is_made = text != row.get("query") and text in made
+    return {key: value for key, value in kept.items() if key != "prompt"} if is_made else kept
 
 
 def _named_images(row: dict[str, Any]) -> list[str]:

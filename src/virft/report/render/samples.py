@@ -24,6 +24,8 @@ from virft.types import Sample
 CARD_SIDE = 480
 ABSENT = "absent"
 """Kind of a question about a class that is not in the image."""
+NO_OBJECTS = "no objects"
+"""Class of a question about several classes none of which is in the image."""
 MOST_DOTS = 2000
 MOST_LABELS = 5
 """Up to this number of boxes of a class on an image, each has a label; of more boxes the first one has."""
@@ -192,9 +194,14 @@ def shade_masks(image: Image.Image, samples: Sequence[Sample]) -> Image.Image:
 
 
 def _label(sample: Sample) -> str:
-    """Return the class of a sample; for a task without classes, the name of the task."""
-    class_of = TASKS[sample.task].class_of
-    return class_of(sample) if class_of is not None else sample.task
+    """Return the class of a sample; of a task without classes, the name of the task.
+
+    Where each box has its own class, it is ``NO_OBJECTS``: only a target without boxes needs it.
+    """
+    task = TASKS[sample.task]
+    if task.class_of is not None:
+        return task.class_of(sample)
+    return sample.task if task.boxes is None or task.boxes.labels_of_target is None else NO_OBJECTS
 
 
 def _box_labels(sample: Sample) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from virft.data.sources.rows import row_schema, write_row_stores
 from virft.data.store import Store
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.points import point_target
 from virft.types import Label, Sample
 
 ROOT = Path(__file__).parents[4]
@@ -221,9 +222,25 @@ def test_conversations_about_several_classes_are_read_with_their_labels(tmp_path
     assert "target.classes is empty; expected the class names of the question" in skipped["reason"]
 
 
+def test_a_trl_prompt_that_is_the_query_alone_is_a_question_of_the_dataset(tmp_path: Path) -> None:
+    row = {"images": ["a.png"], "query": "Colour?", "prompt": "Colour?", "target": {"answers": ["red"]}}
+    of_trl = {"task": "short_answer", "image_size": [64, 48], "box_space": "relative_1000", "thinking": False}
+    (sample,), _ = build(tmp_path, row | of_trl)
+    assert sample.question == "Colour?"
+
+
 def test_a_repeated_box_is_one_object(tmp_path: Path) -> None:
     (sample,), cards = build(tmp_path, {"image": "a.png", "query": "fox", "target": {"boxes": [[1, 2, 9, 9]] * 2}})
     assert sample.target == detections((1, 2, 9, 9))
+    assert card(cards)["source"]["num_repeated_boxes"] == 1
+
+
+def test_a_repeated_object_is_pointed_to_once(tmp_path: Path) -> None:
+    outline = [[1, 2, 9, 2, 9, 9]]
+    target = {"objects": [[1, 2, 9, 9], [20, 20, 30, 30], [1, 2, 9, 9]], "outlines": [outline, [], outline]}
+    (sample,), cards = build(tmp_path, {"image": "a.png", "query": "fox", "target": target})
+    boxes, outlines = [box(1, 2, 9, 9), box(20, 20, 30, 30)], [[(1.0, 2.0, 9.0, 2.0, 9.0, 9.0)], []]
+    assert sample.target == point_target(boxes, outlines=outlines)
     assert card(cards)["source"]["num_repeated_boxes"] == 1
 
 

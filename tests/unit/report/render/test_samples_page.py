@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from factories import box, detections, sample, save_image
+from factories import box, detections, labelled, sample, save_image
 from report_factories import PageReader
 from virft.cli.main import main
 from virft.data.store_writer import StoreWriter
@@ -82,6 +82,14 @@ def test_a_dataset_is_counted_by_class(tmp_path: Path) -> None:
     # boxes of 32 x 24 and 16 x 48 pixels on an image of 64 x 48
     assert found.dots == ((0.5, 0.5, 1), (0.5, 0.5, 1), (0.25, 1.0, 2))
     assert [(bar.text, bar.num_images) for bar in found.boxes_per_image] == [("0", 0), ("1", 0), ("2", 0), ("3", 1)]
+
+
+def test_questions_about_several_classes_are_counted_by_the_classes_of_their_boxes() -> None:
+    one, other = (
+        sample(target, task="multiclass_detection", id=str(len(target.items)), query="cat, dog")
+        for target in (labelled(("cat", (1, 2, 9, 9)), ("cat", (9, 9, 19, 19))), labelled(classes=("cat", "dog")))
+    )
+    assert summarize([one, other]).classes == (("cat", 1, 2, 0), ("no objects", 1, 0, 0))
 
 
 def test_a_dataset_without_boxes_has_no_plots(tmp_path: Path) -> None:
