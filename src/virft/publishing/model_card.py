@@ -54,7 +54,8 @@ def model_card(run: Path, *, model: str, adapters: bool) -> str:
         "settings": _settings(config, card["trainer"], _num_steps(run, model)) | _precision(config, card),
         "data": data,
         "card": card,
-        "space": _SPACES.get(card.get("box_space")),
+        "space": _SPACES.get(card.get("box_space")) if _has_boxes(data) else None,
+        "task": _example_task(data),
         "thinking": config.prediction_thinking,
         "prompts": _prompts(config, card, data),
         "max_pixels": config.model.max_pixels,
@@ -169,6 +170,18 @@ def _prompts(config: Config, card: Mapping[str, Any], data: list[dict[str, Any]]
         for task in tasks
     }
     return prompts if template in BUILT_IN or not prompts else {"all": template}
+
+
+def _has_boxes(data: list[dict[str, Any]]) -> bool:
+    """Return True if answers may have boxes or points: a trained task has them, or the tasks are not known."""
+    trained = [task for one in data for task in one["tasks"]]
+    return not trained or any(task in TASKS and TASKS[task].boxes is not None for task in trained)
+
+
+def _example_task(data: list[dict[str, Any]]) -> str:
+    """Return the task of the examples: detection if the model was trained on it, or if its tasks are not known."""
+    trained = {task for one in data for task in one["tasks"]}
+    return next((task for task in TASKS if task in trained), "detection")
 
 
 def _num_steps(run: Path, model: str) -> int | None:

@@ -117,6 +117,20 @@ def test_the_card_describes_training_and_prompts(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
+@pytest.mark.parametrize(
+    ("task", "boxes"),
+    [("pointing", "Points are `[x, y]`, 0..1000 "), ("grounding", "Boxes are `["), ("short_answer", "")],
+)
+def test_the_examples_of_the_card_are_about_the_task_of_the_training(tmp_path: Path, task: str, boxes: str) -> None:
+    base = {"name": "virft-tiny", "hub_id": None, "license": "apache-2.0"}
+    facts = {"base": base, "box_space": "relative_1000", "data": [DATA | {"tasks": [task]}]}
+    text = model_card(make_run(tmp_path, facts=facts), model="model", adapters=False)
+    assert f'virft.load("FOLDER").ask("photo.jpg", "QUERY", task="{task}").save("answer.png")' in text
+    assert f'or `virft ask FOLDER photo.jpg "QUERY" --task {task}`.' in text
+    assert boxes in text
+    assert ("0..1000" in text) == bool(boxes)
+
+
 def test_supervised_training_and_adapters_are_described(tmp_path: Path) -> None:
     run = make_run(tmp_path, trainer="sft", model=ModelConfig(train="lora", lora_rank=4, lora_alpha=8))
     text = model_card(run, model="model", adapters=True)
