@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from virft.recipes.api import build_coco, evaluate, open_run, train
     from virft.recipes.single_reward import reward
     from virft.tasks import TASKS
-    from virft.types import Box, Detection, Detections, Label, Sample, Unreadable
+    from virft.types import (
+        Box,
+        Detection,
+        Detections,
+        Label,
+        LabelledDetections,
+        Points,
+        Sample,
+        ShortAnswer,
+        Unreadable,
+    )
 
 __version__ = "0.2.0"
 
@@ -26,7 +36,10 @@ __all__ = [
     "Detection",
     "Detections",
     "Label",
+    "LabelledDetections",
+    "Points",
     "Sample",
+    "ShortAnswer",
     "Unreadable",
     "VirftError",
     "build_coco",
@@ -44,7 +57,17 @@ _MODULES = {
     "virft.recipes.api": ("build_coco", "evaluate", "open_run", "train"),
     "virft.recipes.single_reward": ("reward",),
     "virft.tasks": ("TASKS",),
-    "virft.types": ("Box", "Detection", "Detections", "Label", "Sample", "Unreadable"),
+    "virft.types": (
+        "Box",
+        "Detection",
+        "Detections",
+        "Label",
+        "LabelledDetections",
+        "Points",
+        "Sample",
+        "ShortAnswer",
+        "Unreadable",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
