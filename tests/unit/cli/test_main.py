@@ -231,7 +231,7 @@ def test_explain_reads_a_file_and_sizes(tmp_path: Path, capsys: pytest.CaptureFi
         (("explain", "--file", "none", "--task", "detection", "--target", "[]"), "virft: none: cannot be read (No su"),
         (("ask", "virft-tiny", "a.png"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
         (("ask", "virft-tiny", "-", "fox"), "virft: ask: expected IMAGE and QUESTION, or - alone for questions from"),
-        (("ask", "virft-tiny", "a.png", " "), "virft: the query is empty; expected a class name, a domain such as"),
+        (("ask", "virft-tiny", "a.png", " "), "virft: the query is empty; expected a class name such as fox"),
         (("ask", "virft-tiny", "none.png", "fox"), "virft: none.png: no such image"),
         (("ask", "virft-tiny", "a.png", "fox", "--seed", "1"), "virft: --seed has no effect: it needs --temperature"),
         (("ask", "virft-tiny", "-", "--template", "none"), "virft: prompt.template: cannot read none (No such file"),
