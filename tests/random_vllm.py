@@ -1,6 +1,6 @@
 """A fake ``vllm`` module for whole runs: random tokens that follow from the seed of a request, without a model.
 
-Weights are read and dropped. With ``SLOW_S`` in the environment, each batch takes so many seconds.
+Weights are read and dropped. Each batch takes ``SLOW_S`` seconds if the environment has it.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _attempt(call: Callable[[], Any]) -> tuple[str | None, Any]:
     """Return the message of an exception, for the other process to raise, or None and the result."""
     try:
         return None, call()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - raised again by the process that called
         return f"{type(error).__name__}: {error}", None
 
 

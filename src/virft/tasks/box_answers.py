@@ -9,7 +9,7 @@ from typing import Any
 
 from virft.errors import DataError
 from virft.geometry.boxes import size_of
-from virft.tasks.task import BlindAnswer, BlindAnswers, fit_blind
+from virft.tasks.task import BlindAnswer, BlindAnswers, Metric, fit_blind
 from virft.text.records import is_json_number, list_of
 from virft.types import Answer, Box, ImageSize, InvalidElement, Sample
 
@@ -21,6 +21,16 @@ _FULL_WIDTH = str.maketrans("0123456789", "０１２３４５６７８９")
 
 RelativeBox = tuple[float, ...]
 """Left, top, right and bottom edge, relative to 1000 of the image's width and height."""
+
+BOX_METRICS = (
+    Metric(name="boxes_per_question", description="predicted boxes", better=0),
+    Metric(name="no_objects_frac", description="fraction of answers without objects", better=0),
+    Metric(name="mean_confidence", description="mean confidence of all predicted boxes", better=0),
+    Metric(name="f1_mean", description="F1, mean over IoU 0.5 to 0.95"),
+    Metric(name="precision_mean", description="precision, mean over IoU 0.5 to 0.95"),
+    Metric(name="recall_mean", description="recall, mean over IoU 0.5 to 0.95"),
+)
+"""The last metrics of the tasks whose answers are lists of boxes."""
 
 BOX_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
 """JSON Schema of a box, [x1, y1, x2, y2] in pixels."""

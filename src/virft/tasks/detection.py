@@ -20,6 +20,7 @@ from virft.rewards.detection import (
 from virft.rewards.options import RewardOptions
 from virft.tasks.box_answers import (
     AREAS_SCHEMA,
+    BOX_METRICS,
     BOX_SCHEMA,
     HUGE,
     WHOLE_IMAGE,
@@ -345,12 +346,7 @@ _METRICS = (
         description="fraction of predicted boxes whose own label names another class than the question",
         better=-1,
     ),
-    Metric(name="boxes_per_question", description="predicted boxes", better=0),
-    Metric(name="no_objects_frac", description="fraction of answers without objects", better=0),
-    Metric(name="mean_confidence", description="mean confidence of all predicted boxes", better=0),
-    Metric(name="f1_mean", description="F1, mean over IoU 0.5 to 0.95"),
-    Metric(name="precision_mean", description="precision, mean over IoU 0.5 to 0.95"),
-    Metric(name="recall_mean", description="recall, mean over IoU 0.5 to 0.95"),
+    *BOX_METRICS,
 )
 
 # --- reports ---

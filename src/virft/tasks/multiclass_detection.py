@@ -19,6 +19,7 @@ from virft.rewards.multiclass_detection import match_by_class, multiclass_reward
 from virft.rewards.options import RewardOptions
 from virft.tasks.box_answers import (
     AREAS_SCHEMA,
+    BOX_METRICS,
     BOX_SCHEMA,
     HUGE,
     WHOLE_IMAGE,
@@ -412,12 +413,7 @@ _METRICS = (
         description="fraction of predicted boxes whose label is no class of the question",
         better=-1,
     ),
-    Metric(name="boxes_per_question", description="predicted boxes", better=0),
-    Metric(name="no_objects_frac", description="fraction of answers without objects", better=0),
-    Metric(name="mean_confidence", description="mean confidence of all predicted boxes", better=0),
-    Metric(name="f1_mean", description="F1, mean over IoU 0.5 to 0.95"),
-    Metric(name="precision_mean", description="precision, mean over IoU 0.5 to 0.95"),
-    Metric(name="recall_mean", description="recall, mean over IoU 0.5 to 0.95"),
+    *BOX_METRICS,
 )
 
 # --- reports ---
