@@ -30,6 +30,7 @@ LABELS = {
     "best_f1_yes": "F1 at the best threshold of P(yes)",
     "best_threshold_yes": "best threshold of P(yes)",
     "f1_mean": "F1, IoU 0.5 to 0.95",
+    "f1_macro": "F1, mean over classes",
     "precision_mean": "precision, IoU 0.5 to 0.95",
     "recall_mean": "recall, IoU 0.5 to 0.95",
     "false_positive_rate": "false positives on absent classes",
