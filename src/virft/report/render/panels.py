@@ -94,7 +94,7 @@ def make_panel(
     ]
     return Panel(
         image=image,
-        shapes=tuple(shapes),
+        shapes=place_labels(shapes, image.size),
         outlines=outlines(polygons),
         alt_text=alt_text,
     )
@@ -123,6 +123,42 @@ def make_dot(kind: str, box: Box, size: ImageSize, *, text: str = "") -> Shape:
     radius = font_size(size) / 4
     around = Box(x1=box.x1 - radius, y1=box.y1 - radius, x2=box.x2 + radius, y2=box.y2 + radius)
     return replace(make_shape(kind, around, size, text=text), radius=round(radius, 1))
+
+
+def place_labels(shapes: Sequence[Shape], size: ImageSize) -> tuple[Shape, ...]:
+    """Return the shapes with labels that do not overlap, predictions before targets.
+
+    A label that overlaps an earlier one is moved inside its box, to the upper or lower edge, or below the box. Without
+    room there, it is removed: overlapping labels are unreadable.
+    """
+    letter = font_size(size)
+    placed: list[Box] = []
+    result = list(shapes)
+    for place in sorted(range(len(shapes)), key=lambda place: shapes[place].kind == "target"):
+        shape = shapes[place]
+        if not shape.text:
+            continue
+        bottom = shape.y + shape.height
+        lines = (shape.text_y, shape.y + letter, bottom - letter / 4, bottom + letter)
+        areas = {
+            line: _label_area(replace(shape, text_y=line), letter) for line in lines if letter <= line <= size.height
+        }
+        free = [line for line, area in areas.items() if not any(_overlap(area, other) for other in placed)]
+        if free:
+            placed.append(areas[free[0]])
+        result[place] = replace(shape, text_y=round(free[0], 1)) if free else replace(shape, text="")
+    return tuple(result)
+
+
+def _label_area(shape: Shape, letter: float) -> Box:
+    """Return the area of a label, in pixels of the image."""
+    width = _LETTER_WIDTH * letter * len(shape.text)
+    left = shape.text_x - width if shape.text_ends else shape.text_x
+    return Box(x1=left, y1=shape.text_y - 0.8 * letter, x2=left + width, y2=shape.text_y + 0.2 * letter)
+
+
+def _overlap(first: Box, second: Box) -> bool:
+    return first.x1 < second.x2 and second.x1 < first.x2 and first.y1 < second.y2 and second.y1 < first.y2
 
 
 def outlines(polygons: Sequence[Polygon]) -> tuple[str, ...]:

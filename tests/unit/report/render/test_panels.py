@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from factories import box, detections
 from virft.geometry.points import point_target
 from virft.report.render.page_images import PageImage
 from virft.report.render.panels import font_size, make_panel
-from virft.types import Box, Detection, Detections, ImageSize, Label, Point, Points, Unreadable
+from virft.types import Box, Detection, Detections, ImageSize, Label, LabelledDetections, Point, Points, Unreadable
 
 IMAGE = PageImage(id="image-0", size=ImageSize(180, 90))
 
@@ -74,3 +75,20 @@ def test_predicted_boxes_have_class_and_confidence_inside_the_image() -> None:
     assert (first.text, first.text_x, first.text_y, first.text_ends) == ("fox 0.50", 2.0, 10, False)
     # eight letters of 6 pixels from 150 would end at 198, outside of 180
     assert (second.text_x, second.text_y, second.text_ends) == (170, 37.5, True)
+
+
+def test_labels_that_would_overlap_are_moved_or_removed() -> None:
+    fox = Detection(box=box(20, 30, 60, 70), confidence=0.5)
+    panel = make_panel(IMAGE, "detection", Detections(), Detections(items=(fox,) * 5), alt_text="", label="fox")
+    # above the box, inside it at the upper and lower edge, below it; no free place is left
+    assert [one.text_y for one in panel.shapes if one.text] == [27.5, 40, 67.5, 80]
+    assert len(panel.shapes) == 5
+
+
+def test_predictions_get_a_label_before_targets() -> None:
+    # 9 pixels high, at the upper edge of an image that ends below it: there is room for one label
+    low = replace(IMAGE, size=ImageSize(180, 10))
+    items = (Detection(box=box(20, 0, 60, 9), confidence=0.5, label="fox"),)
+    foxes = LabelledDetections(items=items, classes=("fox",))
+    panel = make_panel(low, "multiclass_detection", foxes, foxes, alt_text="")
+    assert [(one.kind, bool(one.text)) for one in panel.shapes] == [("target", False), ("hit", True)]
