@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +115,23 @@ def aggregate(items: Sequence[Mapping[str, Any]], *, metric: str) -> float:
     Samples without a completion are not scored, as for ``virft score``. Raises ``DataError`` if the dataset is no
     longer the one that was exported.
     """
+    values = _metrics(items[0]["facts"], tuple((one["sample_id"], one["text"]) for one in items))
+    if metric not in values:
+        data = json.loads(items[0]["facts"])["data"]
+        raise DataError(f"{data}: no sample of the task of {metric}; expected the dataset of the export")
+    return values[metric]
+
+
+@lru_cache(maxsize=1)
+def _metrics(facts: str, texts: tuple[tuple[str, str], ...]) -> dict[str, float]:
+    """Return all metrics by task and name: lmms-eval requests one after the other, of the same completions."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        facts = json.loads(items[0]["facts"])
-        path = _write(Path(folder), facts, {one["sample_id"]: one["text"] for one in items}, model="lmms-eval")
-        for scores in score_predictions(path, Store(Path(facts["data"]))):
-            if metric.startswith(f"{scores.task}_"):
-                values = {name.partition(" (")[0]: value for name, value in scores.values.items()}
-                return values[metric.removeprefix(f"{scores.task}_")]
-    raise DataError(f"{facts['data']}: no sample of the task of {metric}; expected the dataset of the export")
+        path = _write(Path(folder), json.loads(facts), dict(texts), model="lmms-eval")
+        for scores in score_predictions(path, Store(Path(json.loads(facts)["data"]))):
+            for name, value in scores.values.items():
+                found[f"{scores.task}_{name.partition(' (')[0]}"] = value
+    return found
 
 
 def __getattr__(name: str) -> Callable[[Sequence[Mapping[str, Any]]], float]:
