@@ -236,8 +236,8 @@ class Augmentation:
 class Sample:
     """One question about one image, stored as facts: the query and its ground truth, but no prompt text.
 
-    Five fields (``polygons``, ``rle``, ``ignored``, ``areas``, ``exhaustive``) are for evaluation metrics only; rewards
-    do not use them.
+    Five fields are not part of the target: ``areas`` and ``exhaustive`` are for evaluation metrics only, ``polygons``,
+    ``rle`` and ``ignored`` for mask metrics and the reward part ``mask``.
     """
 
     id: str
@@ -261,11 +261,11 @@ class Sample:
     """Augmentation of the target image; None: the image is used unchanged."""
     polygons: tuple[Polygon, ...] = ()
     """Outlines of a grounding target in pixels of the upright original image, not of the augmented one. The mask of the
-    target is the union of ``polygons`` and ``rle``; it has no mask if both are missing. For metrics only."""
+    target is the union of ``polygons`` and ``rle``; it has no mask if both are missing."""
     rle: str | None = None
-    """COCO's compressed run lengths of a grounding target's mask, on the upright original image. For metrics only."""
+    """COCO's compressed run lengths of a grounding target's mask, on the upright original image."""
     ignored: tuple[Polygon, ...] = ()
-    """Outlines of pixels that count neither as correct nor as wrong in a mask metric. For metrics only."""
+    """Outlines of pixels that count neither as correct nor as wrong in mask metrics and in the reward part ``mask``."""
     areas: tuple[float, ...] = ()
     """Area in square pixels of each object of a target of detection, from its outline if the source has one; empty: the
     areas of the boxes are used. For metrics only."""
@@ -285,6 +285,11 @@ class Sample:
         if isinstance(self.target, LabelledDetections):
             return tuple(region.box for region in self.target.crowd)
         return self.target.crowd if isinstance(self.target, Detections) else ()
+
+    @property
+    def has_mask(self) -> bool:
+        """True if the target of grounding has a mask, by ``polygons`` or ``rle``."""
+        return bool(self.polygons) or self.rle is not None
 
     @property
     def target_size(self) -> ImageSize:
@@ -350,6 +355,15 @@ class Completion:
         return self.finish_reason is FinishReason.LENGTH
 
 
+class SegmentedBox(NamedTuple):
+    """Mask that a segmenter made of a predicted box, compared with the mask of the target."""
+
+    iou: float
+    """Intersection over union of the two masks in pixels, in [0, 1]."""
+    rle: str
+    """COCO's compressed run lengths of the predicted mask, on the upright original image; "" without a box."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardContext:
     """Additional inputs of a reward function, next to the reading and the target."""
@@ -362,6 +376,8 @@ class RewardContext:
     """Limit of the number of tokens of a completion; None if it is not known."""
     query: str | None = None
     """Query of the sample, such as the class name of a detection question; None if it is not known."""
+    segmented: SegmentedBox | None = None
+    """Mask of the predicted box; None without a segmenter, and for a target without a mask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -374,6 +390,8 @@ class RewardReport:
     """Value of each reward function by its name, before its weight."""
     reading: Reading
     """Parsed completion that was rewarded."""
+    mask: str | None = None
+    """COCO's compressed run lengths of the mask that the part ``mask`` rewarded; None without that part or a box."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

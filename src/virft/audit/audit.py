@@ -16,7 +16,7 @@ from virft.tasks import TASKS
 from virft.tasks.grader import Grader
 from virft.tasks.reward import compute_reward
 from virft.tasks.task import HALF_RIGHT
-from virft.types import RewardContext, Sample
+from virft.types import Reading, RewardContext, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +105,14 @@ def audit_reward(
         for i, sample in enumerate(own):
             known = written[thinking[i]][i]
             oracle |= known.keys()
-            for kind, text in (known | probe_texts(sample, probes, thinking=thinking[i])).items():
+            texts = known | probe_texts(sample, probes, thinking=thinking[i])
+            readings = {kind: _read(text, sample, thinking=thinking[i]) for kind, text in texts.items()}
+            masks = grader.segment_answers(sample, list(readings.values()))
+            for (kind, reading), mask in zip(readings.items(), masks, strict=True):
                 for moment in moments:
-                    sums[moment, kind].append(_grade(text, sample, grader, moment))
+                    context = RewardContext(step_frac=moment, segmented=mask)
+                    report = compute_reward(grader.of(sample).rule, name, reading, sample.target, context)
+                    sums[moment, kind].append((report.total, report.parts, task.score(reading, sample.target)))
             done += 1
             if progress is not None:
                 progress(done, len(samples))
@@ -137,20 +142,20 @@ def rank_correlation(rewards: Sequence[float], metrics: Sequence[float]) -> floa
     return round(float(spearmanr(rewards, metrics).statistic), 6)
 
 
-def _grade(text: str, sample: Sample, grader: Grader, moment: float) -> tuple[float, Mapping[str, float], float]:
-    own, task = grader.of(sample), TASKS[sample.task]
-    reading = task.read_for(
-        text, sample, thinking=own.thinking, space=BoxSpace.RELATIVE_1000, resized=sample.target_size
-    )
-    report = compute_reward(own.rule, sample.task, reading, sample.target, RewardContext(step_frac=moment))
-    return report.total, report.parts, task.score(reading, sample.target)
+def _read(text: str, sample: Sample, *, thinking: bool) -> Reading:
+    space, size = BoxSpace.RELATIVE_1000, sample.target_size
+    return TASKS[sample.task].read_for(text, sample, thinking=thinking, space=space, resized=size)
 
 
 def _mean(name: str, is_oracle: bool, rows: Sequence[tuple[float, Mapping[str, float], float]]) -> AuditedAnswer:
+    # The part `mask` is missing for samples without a mask, and averaged over the others.
     return AuditedAnswer(
         name=name,
         is_oracle=is_oracle,
         reward=fmean(total for total, _, _ in rows),
-        parts={part: fmean(parts[part] for _, parts, _ in rows) for part in rows[0][1]},
+        parts={
+            part: fmean(parts[part] for _, parts, _ in rows if part in parts)
+            for part in dict.fromkeys(part for _, parts, _ in rows for part in parts)
+        },
         metric=fmean(metric for _, _, metric in rows),
     )

@@ -446,6 +446,13 @@ def add_explain(verbs: Verbs) -> None:
         metavar="WxH",
         help="size of the original image, in pixels",
     )
+    verb.add_argument("--image", type=Path, metavar="FILE", help="the image, whose size replaces --image-size")
+    verb.add_argument(
+        "--segmenter",
+        metavar="MODEL",
+        help="folder or hub id of a SAM or SAM 2 model, as reward.segmenter: also print the reward of the mask; needs "
+        '--image, and a target with a mask: {"box": [..], "polygons": [[..]]} in pixels',
+    )
     verb.add_argument(
         "--resized",
         type=arguments.image_size,
@@ -475,6 +482,8 @@ def explain(
     preset: Literal["robust", "paper"] = "robust",
     iou_threshold: float = 0.5,
     image_size: ImageSize,
+    image: Path | None = None,
+    segmenter: str | None = None,
     resized: ImageSize | None = None,
     space: str = BoxSpace.RELATIVE_1000,
     thinking: bool = False,
@@ -483,8 +492,10 @@ def explain(
 
     Raises ``ConfigError`` for a target that cannot be parsed, ``DataError`` for a file that cannot be read.
     """
-    from virft.recipes.single_reward import read_target, reward
+    from virft.recipes.single_reward import image_size_of, read_target, reward
 
+    if image is not None:
+        image_size = image_size_of(image)
     if text is None:
         text = _read_text(file)
     seen = resized or image_size
@@ -501,6 +512,8 @@ def explain(
         iou_threshold=iou_threshold,
         query=query,
         check_labels=check_labels,
+        image=image,
+        segmenter=segmenter,
     )
     print(found)
 

@@ -373,6 +373,20 @@ class RewardConfig(_Section):
         source="DAPO, soft overlong punishment",
         at_least=0,
     )
+    segmenter: str | None = setting_field(
+        None,
+        help="Folder or hub id of a SAM or SAM 2 model. Adds the reward part `mask`: the IoU of the target's mask and "
+        "the mask that this model makes of the predicted box; preset `robust`: 0 if the box IoU is below 0.5. It is "
+        "added to questions whose target has a mask (grounding). Not set: no masks.",
+        source="SAM-R1 (arXiv 2505.22596)",
+    )
+    segmenter_cache_gib: float = setting_field(
+        4.0,
+        help="Size of the cache of the segmenter's image embeddings: in main memory, in every process. An image has "
+        "4 MiB (SAM) or 16 MiB (SAM 2). The least recently used are computed again if they do not fit.",
+        unit="GiB",
+        above=0,
+    )
     extra: tuple[str, ...] = setting_field((), help='Custom reward functions, each as "file.py:function".')
 
 
@@ -1052,6 +1066,11 @@ _CONDITIONS: tuple[_Condition, ...] = (
         "model.freeze_vision = true",
         _Rule(lambda c: not c.model.freeze_vision, "a trained vision tower has no features to cache"),
         ("model.feature_cache_gib",),
+    ),
+    _Condition(
+        "reward.segmenter is set",
+        _Rule(lambda c: c.reward.segmenter is None, "it needs reward.segmenter"),
+        ("reward.segmenter_cache_gib",),
     ),
     _Condition(
         "model.freeze_vision = false",

@@ -47,7 +47,7 @@ class MaskScores(NamedTuple):
 def require_masks(store: Store) -> None:
     """Raise ``DataError`` unless a grounding question of the dataset has a mask."""
     questions = [sample for sample in store if TASKS[sample.task].has_masks]
-    if not any(_has_mask(sample) for sample in questions):
+    if not any(sample.has_mask for sample in questions):
         number = len(questions)
         few = {0: "has no grounding question", 1: "its only grounding question has no mask"}
         found = few.get(number, f"none of its {number} grounding questions has a mask")
@@ -66,7 +66,7 @@ def mask_scores(
     """
     by_image: dict[str, list[tuple[Sample, Reading]]] = {}
     for sample, reading in pairs:
-        if _has_mask(sample):
+        if sample.has_mask:
             by_image.setdefault(sample.images[sample.target_image], []).append((sample, reading))
     num_done, total = 0, sum(map(len, by_image.values()))
     overlaps: list[list[MaskOverlap]] = []
@@ -83,10 +83,6 @@ def mask_scores(
         counts=measured.counts,
         intervals={f"{name} (masks: {maker.name})": ends for name, ends in between.items()},
     )
-
-
-def _has_mask(sample: Sample) -> bool:
-    return bool(sample.polygons) or sample.rle is not None
 
 
 def _overlaps(pairs: Sequence[tuple[Sample, Reading]], segment: Segmenter | None) -> list[MaskOverlap]:

@@ -86,9 +86,51 @@ def mask_to_rle(mask: NDArray[Any]) -> str:
     return str(counts, "ascii")
 
 
+def mask_outlines(mask: Mask) -> list[Polygon]:
+    """Return the closed outlines of a mask [H, W] along the edges of its pixels, in pixels; holes have their own.
+
+    Outer outlines go clockwise as seen on the image, those of holes counter-clockwise.
+
+    >>> mask_outlines(np.array([[False, True, True], [False, False, True]]))
+    [(1, 0, 3, 0, 3, 2, 2, 2, 2, 1, 1, 1)]
+    """
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    # Each edge between a pixel inside and one outside: (y, x) of its start -> its direction (dy, dx), with the mask on
+    # its right. Two edges start where two pixels touch at a corner only.
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for outside, (start_y, start_x), direction in (
+        (padded[:-2, 1:-1], (0, 0), (0, 1)),  # above the pixel: to the right
+        (padded[1:-1, 2:], (0, 1), (1, 0)),  # right of it: down
+        (padded[2:, 1:-1], (1, 1), (0, -1)),  # below it: to the left
+        (padded[1:-1, :-2], (1, 0), (-1, 0)),  # left of it: up
+    ):
+        for y, x in np.argwhere(inside & ~outside).tolist():
+            steps.setdefault((y + start_y, x + start_x), []).append(direction)
+    return [_take_outline(start, steps) for start in sorted(steps) if start in steps]
+
+
+def _take_outline(first: tuple[int, int], steps: dict[tuple[int, int], list[tuple[int, int]]]) -> Polygon:
+    """Remove one closed walk from ``steps`` and return its corners; ``first`` is its top left one."""
+    y, x = first
+    before: tuple[int, int] | None = None
+    corners: list[float] = []
+    while before is None or (y, x) != first:
+        choices = steps[y, x]
+        # At a corner of two pixels, turn right: around the same pixel.
+        turn = None if before is None else (before[1], -before[0])
+        step = choices.pop(choices.index(turn) if turn in choices else 0)
+        if not choices:
+            del steps[y, x]
+        if step != before:
+            corners += [x, y]
+        before, y, x = step, y + step[0], x + step[1]
+    return tuple(corners)
+
+
 def target_mask(sample: Sample) -> Mask | None:
     """Return the mask [H, W] of a grounding target on the upright original image; None if the sample has none."""
-    if not sample.polygons and sample.rle is None:
+    if not sample.has_mask:
         return None
     mask = polygons_to_mask(sample.polygons, sample.target_size)
     return mask if sample.rle is None else mask | rle_to_mask(sample.rle, sample.target_size)

@@ -24,9 +24,10 @@ from virft.geometry.masks import Mask
 from virft.models.model_files import explained, without_progress_bars
 from virft.models.model_folders import check_folder
 from virft.models.saved_files import PROCESSOR_FILES
+from virft.models.vision import ImageFeatures
 from virft.types import Box, ImageSize
 
-_EXPECTED = "box, a folder of a SAM or SAM 2 model, or its hub id owner/name"
+_EXPECTED = "a folder of a SAM or SAM 2 model, or its hub id owner/name"
 # The weights of SAM 2 for images are published inside those for videos.
 _MODELS: dict[str, Any] = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,20 +55,33 @@ class SamSegmenter:
     std: tuple[float, ...] = _STD
     """Standard deviation of each colour channel, by which the differences are divided."""
 
-    @torch.inference_mode()
     def __call__(self, image: Image.Image, boxes: Sequence[Box]) -> list[Mask]:
         """Return a mask for each box: bool arrays of shape [height, width] of ``image``.
 
         ``image`` is upright, ``boxes`` are in its pixels.
         """
-        if not boxes:
-            return []
-        size = ImageSize(*image.size)
+        return self.decode(self.encode(image), ImageSize(*image.size), boxes) if boxes else []
+
+    @torch.inference_mode()
+    def encode(self, image: Image.Image) -> ImageFeatures:
+        """Return the embeddings of an upright image, on the model's device: the expensive part, once for all its boxes.
+
+        Tensors of shape [1, channels, height, width] in float32: one of SAM, three of SAM 2 with the coarsest last.
+        """
         pixels = torch.from_numpy(self.pixel_values(image))[None].to(self.model.device)
-        # The expensive part, once for all boxes of the image.
-        embedded = self.model.get_image_embeddings(pixels)
-        masks = []
-        for some in self._scaled(boxes, size).to(self.model.device).split(_BATCH_SIZE):
+        found = self.model.get_image_embeddings(pixels)
+        return ImageFeatures(tokens=(found,) if isinstance(found, torch.Tensor) else tuple(found))
+
+    @torch.inference_mode()
+    def decode(self, features: ImageFeatures, size: ImageSize, boxes: Sequence[Box]) -> list[Mask]:
+        """Return a mask for each box of an image, bool [height, width], given its embeddings by ``encode``.
+
+        ``size``: that of the upright image in pixels. ``features`` may be on another device.
+        """
+        levels = features.to(self.model.device).tokens
+        embedded = levels[0] if len(levels) == 1 else list(levels)
+        masks: list[Mask] = []
+        for some in self._scaled(boxes, size).to(self.model.device).split(_BATCH_SIZE) if boxes else ():
             # One mask per box: the three of `multimask_output` are for prompts that are ambiguous, such as a point.
             found = self.model(image_embeddings=embedded, input_boxes=some[None], multimask_output=False)
             masks += [self._upright(logits, size) for logits in found.pred_masks[0, :, 0]]
@@ -112,14 +126,9 @@ def load_segmenter(path: str, *, device: torch.device) -> SamSegmenter:
     Raises ``ModelError`` for a folder that is missing or incomplete, for other types of model, and if the file of the
     image processor has another size than the model's input.
     """
-    if Path(path).is_dir():
-        check_folder(Path(path), path)
-    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ModelError(f"{path}: there is no such folder; expected {_EXPECTED}")
+    require_segmenter(path)
     with explained(path, expected=_EXPECTED):
-        model_type = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
-        if model_type not in _MODELS:
-            raise ModelError(f"{path}: a model of type {model_type!r}; expected one of {', '.join(_MODELS)}")
+        model_type = _model_type(path)
         with without_progress_bars():
             model, found = _MODELS[model_type].from_pretrained(
                 path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -140,6 +149,36 @@ def load_segmenter(path: str, *, device: torch.device) -> SamSegmenter:
         mean=tuple(processor.get("image_mean", _MEAN)),
         std=tuple(processor.get("image_std", _STD)),
     )
+
+
+def require_segmenter(path: str) -> None:
+    """Raise ``ModelError`` for a folder that is missing or incomplete, and for another type of model.
+
+    Reads no weights.
+    """
+    if Path(path).is_dir():
+        check_folder(Path(path), path)
+    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(f"{path}: there is no such folder; expected {_EXPECTED}")
+    with explained(path, expected=_EXPECTED):
+        _model_type(path)
+
+
+def segmenter_bytes(path: str) -> int:
+    """Return the bytes of a segmenter's weights in float32, counted from its config."""
+    require_segmenter(path)
+    with explained(path, expected=_EXPECTED):
+        kind = _MODELS[_model_type(path)]
+        with torch.device("meta"):
+            model = kind(kind.config_class.from_pretrained(path))
+    return sum(4 * parameter.numel() for parameter in model.parameters())
+
+
+def _model_type(path: str) -> str:
+    model_type = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
+    if model_type not in _MODELS:
+        raise ModelError(f"{path}: a model of type {model_type!r}; expected one of {', '.join(_MODELS)}")
+    return str(model_type)
 
 
 def _processor(path: str) -> dict[str, Any]:

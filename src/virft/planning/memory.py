@@ -29,6 +29,7 @@ from virft.models.attention.shared_prompt import causal_bias
 from virft.models.layer_shapes import layer_shapes
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
+from virft.models.segmenter import segmenter_bytes
 from virft.models.sharding import MAX_UNREDUCED_BYTES
 from virft.models.stored_dtypes import linear_parameters
 from virft.planning.device import GIB
@@ -247,7 +248,8 @@ class Planner:
         the weights in full training with a KL term, linear layers in the precision of the computation; with adapters,
         the base is the reference. Image features: [image tokens, hidden] of the images of one step; with a frozen tower
         on a CPU, of each image of the run until the cache is full. On a GPU this cache is in ``host``. Images: float32
-        pixels of the prompts of one step.
+        pixels of the prompts of one step. Segmenter: its weights; what encoding an image needs is not counted, as
+        rewards are computed when the KV cache is freed and no activation is stored.
         """
         parameters = list(self.loaded.model.parameters())
         trained = [one for one in parameters if one.requires_grad]
@@ -273,6 +275,8 @@ class Planner:
                 held["float32 copy of trained weights"] = processes.part(4 * _num_numbers(trained))
         if self._engine == "server":
             held["vLLM"] = self._engine_bytes
+        if self.method == "grpo" and self.config.reward.segmenter is not None:
+            held["segmenter"] = segmenter_bytes(self.config.reward.segmenter)
         held["image features"] = self._feature_bytes
         held["images of a step"] = self.prompts_per_step * self.prompt.pixel_values * 4
         return held

@@ -114,6 +114,8 @@ def check_run(config: Config, method: Method, *, resume: bool = False, dry_run: 
     is_supervised = config.sft.targets != "rejection" if method == "sft" else config.grpo.warm_start_steps > 0
     if is_supervised:
         require_rationales(data, config.prompt, config.mixture)
+    if method == "grpo" and config.reward.segmenter is not None:
+        _require_masks(data)
     if method == "grpo" and config.grpo.demonstrations != "off":
         require_demonstrations(data, config.prompt, config.mixture)
         if config.grpo.near_right:
@@ -174,6 +176,17 @@ def require_demonstrations(
         raise DataError(
             "no sample has a rationale, which grpo.demonstrations needs with thinking; expected one in some samples "
             '(virft build rows), prompt.thinking = false, or grpo.demonstrations = "off"'
+        )
+
+
+def _require_masks(samples: Iterable[Sample]) -> None:
+    """Raise ``ConfigError`` if no target has a mask that the masks of a segmenter could be compared with."""
+    samples = list(samples)
+    if not any(TASKS[sample.task].has_masks and sample.has_mask for sample in samples):
+        tasks = ", ".join(sorted({sample.task for sample in samples}))
+        raise ConfigError(
+            f"reward.segmenter is set, and no target of the training data has a mask (tasks: {tasks}); expected "
+            "grounding questions with polygons or rle, or no segmenter"
         )
 
 

@@ -22,6 +22,7 @@ def make_reward_rule(reward: RewardConfig, preset: Preset | None = None) -> Rewa
             iou_threshold_end=reward.iou_threshold_end,
             check_labels=reward.check_labels,
             overlong_tokens=reward.overlong_tokens,
+            uses_masks=reward.segmenter is not None,
             extra=tuple(load_function(spec) for spec in reward.extra),
         )
     except ConfigError as error:

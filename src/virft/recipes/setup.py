@@ -32,6 +32,8 @@ from virft.models.load import LoadedModel, load_model
 from virft.models.precision import Precision, precision_card, resolve_dtype
 from virft.models.segmenter import SamSegmenter, load_segmenter
 from virft.models.stored_dtypes import convert_weights, stored_dtypes
+from virft.models.vision import FeatureCache
+from virft.recipes.mask_reward import MaskReward
 from virft.recipes.own_questions import require_box_space
 from virft.recipes.preflight import LARGE_IMAGES, PROMPT_LENGTH, SLOW_SAMPLER, CheckedRun, thinking_by_origin
 from virft.recipes.reward_rule import make_reward_rule
@@ -40,6 +42,7 @@ from virft.rewards.extra import name_of_extra
 from virft.rewards.options import Preset
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
+from virft.tasks.reward import MASK, MASK_BOUNDS
 from virft.training.distributed import device
 from virft.training.freed_memory import keep_freed_memory
 from virft.training.loop import Augment, LoopSettings
@@ -160,13 +163,26 @@ def make_segmenter(path: str) -> SamSegmenter:
     return load_segmenter(path, device=device())
 
 
+def make_mask_reward(reward: RewardConfig) -> MaskReward | None:
+    """The segmenter of the reward on this process's device, with an empty cache; None if none is configured."""
+    if reward.segmenter is None:
+        return None
+    cache = FeatureCache(max_bytes=round(reward.segmenter_cache_gib * 2**30))
+    return MaskReward(segmenter=make_segmenter(reward.segmenter), cache=cache)
+
+
 def make_grader(
     reward: RewardConfig, prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], box_space: BoxSpace
 ) -> Grader:
-    """Parser and reward of completions; each dataset of a mixture has its own preset and thinking mode."""
+    """Parser and reward of completions; each dataset of a mixture has its own preset and thinking mode.
+
+    Loads the segmenter, if the reward has one.
+    """
+    segment = make_mask_reward(reward)
 
     def grader(preset: Preset | None, thinking: bool) -> Grader:
-        return Grader(rule=make_reward_rule(reward, preset), thinking=thinking, box_space=box_space)
+        rule = make_reward_rule(reward, preset)
+        return Grader(rule=rule, thinking=thinking, box_space=box_space, segment=segment)
 
     thinking = thinking_by_origin(prompt, mixture)
     by_origin = {name: grader(part.preset, thinking[name]) for name, part in mixture.items()}
@@ -184,6 +200,8 @@ def reward_parts(grader: Grader, tasks: Iterable[str]) -> RewardParts:
             # a part whose threshold rises may be flat although the answers become better
             if not (rewards.uses_threshold and threshold_rises):
                 accuracy |= rewards.accuracy_bounds
+            if rule.uses_masks and TASKS[task].has_masks:
+                accuracy[MASK] = MASK_BOUNDS
     return RewardParts(accuracy=accuracy, weights=grader.rule.weights)
 
 

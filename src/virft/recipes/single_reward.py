@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from virft.data.images import load_image
 from virft.data.samples import sample_from_record
+from virft.data.segmented import compare_masks
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.report.render.page import html_table
@@ -17,10 +20,13 @@ from virft.rewards.extra import ExtraReward
 from virft.rewards.options import Preset
 from virft.tasks import TASKS
 from virft.tasks.explain import explain_reward
-from virft.tasks.grader import Grader
+from virft.tasks.grader import Grader, SegmentBoxes
 from virft.tasks.reward import RewardRule
 from virft.tasks.task import Task
 from virft.types import Box, Detection, ImageSize, Points, RewardContext, RewardReport, Sample, Target
+
+if TYPE_CHECKING:
+    from virft.evaluation.masks import Segmenter
 
 _WHERE = "reward()"
 
@@ -68,6 +74,8 @@ def reward(
     query: str | None = None,
     check_labels: bool = False,
     extra: Iterable[ExtraReward] = (),
+    image: Path | str | None = None,
+    segmenter: Segmenter | str | None = None,
 ) -> ExplainedReward:
     """Return the reward that training would give a completion, part by part.
 
@@ -80,7 +88,9 @@ def reward(
     ``image_size``: (width, height) of the original image; its default is for targets with coordinates from 0 to 1000.
     ``resized``: the size that the model saw, for ``box_space`` "resized_pixels". ``preset``, ``weights``,
     ``iou_threshold``, ``check_labels``: as the settings ``reward.*``. ``query``: class name that labels in boxes are
-    compared with. ``extra``: reward functions of your own.
+    compared with. ``extra``: reward functions of your own. ``image``: the image file, whose size replaces
+    ``image_size``. ``segmenter``: a folder as ``reward.segmenter``, or a function from an image and boxes to a mask for
+    each box; it needs ``image`` and a target with a mask, such as {"box": [..], "polygons": [[..]]}.
 
     Raises ``ConfigError`` for unknown names, impossible settings and a target text that cannot be parsed, and
     ``DataError`` for another invalid target.
@@ -106,24 +116,54 @@ def reward(
         weights=weights or {},
         iou_threshold=iou_threshold,
         check_labels=check_labels,
+        uses_masks=segmenter is not None,
         extra=tuple(extra),
     )
-    row, space, size = TASKS[task], BoxSpace(box_space), ImageSize(*image_size)
+    row, space = TASKS[task], BoxSpace(box_space)
+    size = ImageSize(*image_size) if image is None else image_size_of(image)
     seen = size if resized is None else ImageSize(*resized)
     if isinstance(target, str):
         target = read_target(target, task, space=space, image_size=size, resized=seen)
     sample = _sample(target, row, size)
     if query is not None:
         sample = replace(sample, query=query)
-    grader = Grader(rule=rule, thinking=thinking, box_space=space)
-    report = grader.grade(text, sample, resized=seen, context=RewardContext())
+    grader = Grader(rule=rule, thinking=thinking, box_space=space, segment=_segment(segmenter, image, sample, row))
+    reading = grader.read(text, sample, resized=seen)
+    (segmented,) = grader.segment_answers(sample, [reading])
+    context = RewardContext(segmented=segmented)
+    report = grader.reward(reading, sample, context)
     return ExplainedReward(
         total=report.total,
         parts=report.parts,
         reading=report.reading,
         weights={name: rule.weight(name) for name in report.parts},
-        explanation=explain_reward(rule, sample.task, report.reading, sample.target, RewardContext(query=query)),
+        explanation=explain_reward(rule, sample.task, reading, sample.target, replace(context, query=query)),
     )
+
+
+def image_size_of(image: Path | str) -> ImageSize:
+    """Return the size of an upright image file in pixels; raises ``DataError`` if it cannot be read."""
+    return ImageSize(*load_image(image).size)
+
+
+def _segment(
+    segmenter: Segmenter | str | None, image: Path | str | None, sample: Sample, row: Task
+) -> SegmentBoxes | None:
+    """A function from predicted boxes to their masks; ``ConfigError`` if there is no mask to compare them with."""
+    if segmenter is None:
+        return None
+    if image is None:
+        raise ConfigError("segmenter needs image: the file that it segments")
+    if not row.has_masks or not sample.has_mask:
+        raise ConfigError("segmenter needs a target with a mask: of grounding, with polygons or rle")
+    picked = load_image(image)
+    if isinstance(segmenter, str):
+        # PyTorch stays unloaded without a segmenter.
+        from virft.recipes.setup import make_segmenter
+
+        segmenter = make_segmenter(segmenter)
+    make_masks = segmenter
+    return lambda sample, boxes: compare_masks(sample, make_masks(picked, boxes))
 
 
 def read_target(
@@ -131,12 +171,16 @@ def read_target(
 ) -> Target:
     """Parse a target that is written like an answer, or, of a task without boxes, as the JSON object of a target.
 
-    ``where`` names the text in messages. Raises ``ConfigError`` for a text that cannot be parsed, and ``DataError`` for
-    an object that is no target.
+    A target of grounding with a mask is such a JSON object, too, and returned as it is. ``where`` names the text in
+    messages. Raises ``ConfigError`` for a text that cannot be parsed, and ``DataError`` for an object that is no target.
     """
     row = TASKS[task]
-    if row.boxes is None and (record := _json_object(text)) is not None:
+    record = _json_object(text)
+    if record is not None and row.boxes is None:
         return row.parse_target(record, image_size, where=where).target
+    if record is not None and row.has_masks and {"polygons", "rle"} & record.keys():
+        row.parse_target(record, image_size, where=where)
+        return record
     reading = row.read_target_text(f"<answer>{text}</answer>", space=space, original=image_size, resized=resized)
     if fault := row.target_fault(reading.answer):
         raise ConfigError(

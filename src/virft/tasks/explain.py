@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from virft.rewards.masks import MIN_BOX_IOU
 from virft.tasks import TASKS
-from virft.tasks.reward import RewardRule, compute_reward
+from virft.tasks.reward import MASK, RewardRule, compute_reward
 from virft.types import Reading, RewardContext, Target, Unreadable
 
 
@@ -36,4 +37,8 @@ def explain_reward(
         lines.append(f"unreadable: {answer.reason}" + (f": {answer.piece!r}" if answer.piece else ""))
     elif isinstance(answer, TASKS[task].target_type):
         lines += TASKS[task].explain(answer, target, context, rule)
+        if MASK in report.parts and context.segmented is not None:
+            is_ignored = report.parts[MASK] < context.segmented.iou
+            reason = f", not rewarded: the IoU of the boxes is below {MIN_BOX_IOU:g}" if is_ignored else ""
+            lines.append(f"mask of the box and of the target: IoU {context.segmented.iou:.3f}{reason}")
     return "\n".join(lines)

@@ -1,27 +1,32 @@
-"""Grading of a completion: parse its text, then compute its reward."""
+"""Grading of a completion: parse its text, segment its box if masks are rewarded, then compute its reward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from virft.errors import RewardFailed
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import ImageSize, RewardContext, RewardReport, Sample
+from virft.types import Box, ImageSize, Reading, RewardContext, RewardReport, Sample, SegmentedBox
+
+SegmentBoxes = Callable[[Sample, Sequence[Box]], Sequence[SegmentedBox]]
+"""(sample whose target has a mask, different predicted boxes) -> the mask of each box, compared with the target's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grader:
     """Settings that virft's own trainer and the rewards for other trainers grade with.
 
-    ``by_origin``: dataset of a mixture -> its own grader.
+    ``segment``: makes the masks that ``RewardRule.uses_masks`` rewards. ``by_origin``: dataset of a mixture -> its own
+    grader.
     """
 
     rule: RewardRule
     thinking: bool
     box_space: BoxSpace
+    segment: SegmentBoxes | None = None
     by_origin: Mapping[str, Grader] = field(default_factory=dict)
 
     def of(self, sample: Sample) -> Grader:
@@ -34,12 +39,32 @@ class Grader:
         ``resized``: the size in pixels of the target image after the model's image processor. Raises ``RewardFailed``
         if a reward function of the user does.
         """
-        if (own := self.of(sample)) is not self:
-            return own.grade(text, sample, resized=resized, context=context)
-        reading = TASKS[sample.task].read_for(
-            text, sample, thinking=self.thinking, space=self.box_space, resized=resized
-        )
+        reading = self.read(text, sample, resized=resized)
+        (segmented,) = self.segment_answers(sample, [reading])
+        return self.reward(reading, sample, replace(context, segmented=segmented))
+
+    def read(self, text: str, sample: Sample, *, resized: ImageSize) -> Reading:
+        """Return the parsed completion; ``resized`` as in ``grade``."""
+        own = self.of(sample)
+        return TASKS[sample.task].read_for(text, sample, thinking=own.thinking, space=own.box_space, resized=resized)
+
+    def segment_answers(self, sample: Sample, readings: Sequence[Reading]) -> list[SegmentedBox | None]:
+        """Return the mask of each answer about one sample, in one call of ``segment``; None if no mask is rewarded.
+
+        Equal boxes are segmented once, so that equal answers have equal rewards. An unreadable answer has an IoU of 0.
+        """
+        own = self.of(sample)
+        if own.segment is None or not own.rule.uses_masks or not TASKS[sample.task].has_masks or not sample.has_mask:
+            return [None] * len(readings)
+        boxes = list(dict.fromkeys(one.answer for one in readings if isinstance(one.answer, Box)))
+        found = dict(zip(boxes, own.segment(sample, boxes), strict=True)) if boxes else {}
+        nothing = SegmentedBox(iou=0.0, rle="")
+        return [found[one.answer] if isinstance(one.answer, Box) else nothing for one in readings]
+
+    def reward(self, reading: Reading, sample: Sample, context: RewardContext) -> RewardReport:
+        """Return the reward of a parsed completion; raises ``RewardFailed`` as ``grade`` does."""
+        own = self.of(sample)
         try:
-            return compute_reward(self.rule, sample.task, reading, sample.target, replace(context, query=sample.query))
+            return compute_reward(own.rule, sample.task, reading, sample.target, replace(context, query=sample.query))
         except RewardFailed as error:
             raise RewardFailed(error.message, lines=error.lines, sample=sample.id) from error.__cause__

@@ -12,13 +12,17 @@ from virft.errors import ConfigError, NonFiniteReward, RewardFailed, VirftError
 from virft.rewards.extra import ExtraReward, name_of_extra, own_lines, place_of_extra
 from virft.rewards.format import format_reward, paper_format_reward
 from virft.rewards.length import overlong_reward
+from virft.rewards.masks import mask_reward, paper_mask_reward
 from virft.rewards.options import PRESETS, Preset
 from virft.tasks import TASKS
 from virft.tasks.task import FORMAT, FORMAT_BOUNDS
-from virft.types import Reading, RewardContext, RewardReport, Target
+from virft.types import Box, Reading, RewardContext, RewardReport, Target
 
 OVERLONG = "overlong"
 """A part of every preset and task, in [-1, 0], if ``overlong_tokens`` is above 0."""
+MASK = "mask"
+"""A part of every preset if ``uses_masks`` is set, for samples with a mask (``virft.rewards.masks``)."""
+MASK_BOUNDS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +46,8 @@ class RewardRule:
     """Count a detected box whose own label names another class than ``RewardContext.query`` as invalid."""
     overlong_tokens: int = 0
     """Above 0, the part ``overlong`` (``virft.rewards.length``) is added where tokens are counted."""
+    uses_masks: bool = False
+    """Add the part ``mask`` where ``RewardContext.segmented`` is known. Source: SAM-R1 (arXiv 2505.22596)."""
     extra: tuple[ExtraReward, ...] = ()
     """The user's own reward functions."""
 
@@ -50,12 +56,15 @@ class RewardRule:
             raise ConfigError(f"preset: {self.preset!r} is not known; expected {' or '.join(PRESETS)}")
         parts = {name for task in TASKS.values() for name in task.reward_bounds(self.preset)}
         parts |= {OVERLONG} if self.overlong_tokens else set()
+        parts |= {MASK} if self.uses_masks else set()
         extras = [name_of_extra(function) for function in self.extra]
         for name in extras:
             if name in parts or extras.count(name) > 1:
                 raise ConfigError(f"extra: two rewards are named {name}; rename the function")
         known = sorted(parts.union(extras))
         for name, weight in self.weights.items():
+            if name == MASK and name not in known:
+                raise ConfigError("weights: mask needs reward.segmenter, which is not set")
             if name not in known:
                 guess = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {guess[0]}?" if guess else f"expected one of {', '.join(known)}"
@@ -103,10 +112,17 @@ def compute_reward(
         parts[OVERLONG] = overlong_reward(
             context.num_tokens, max_tokens=context.max_tokens, overlong_tokens=rule.overlong_tokens
         )
+    if rule.uses_masks and context.segmented is not None:
+        assert isinstance(target, Box), f"a segmented box, and a target of {task}"
+        parts[MASK] = (mask_reward if rule.preset == "robust" else paper_mask_reward)(
+            reading, target, context.segmented
+        )
+        assert MASK_BOUNDS[0] <= parts[MASK] <= MASK_BOUNDS[1], f"{MASK} is {parts[MASK]}, outside {MASK_BOUNDS}"
     for function in rule.extra:
         parts[name_of_extra(function)] = _extra(function, reading, target, context)
     total = math.fsum(rule.weight(name) * value for name, value in parts.items())
-    return RewardReport(total=total, parts=parts, reading=reading)
+    mask = context.segmented.rle if MASK in parts and context.segmented else None
+    return RewardReport(total=total, parts=parts, reading=reading, mask=mask or None)
 
 
 def _extra(function: ExtraReward, reading: Reading, target: Target, context: RewardContext) -> float:

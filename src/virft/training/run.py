@@ -42,6 +42,7 @@ _MAY_CHANGE = (
     "model.compile",
     "run.save_dtype",
     "model.feature_cache_gib",
+    "reward.segmenter_cache_gib",
     "data.num_workers",
     "sampling.prompts_per_batch",
     "sampling.vllm_mode",

@@ -125,7 +125,7 @@ def edit(folder: Path, **changes: Any) -> None:
         (lambda f: edit(f, model_type=None), r"a model of type None; expected one of sam"),
         (lambda f: (f / "config.json").unlink(), r"no config\.json in this folder; expected"),
         (lambda f: (f / "model.safetensors").unlink(), r"no weights in this folder; expected"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), r"cannot be loaded: .*; expected box, a folder of"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"cut"), r"cannot be loaded: .*; expected a folder of"),
         (
             lambda f: (f / "preprocessor_config.json").write_text('{"size": {"longest_edge": 1024}}'),
             r"its image processor makes images of 1024 pixels a side; expected 64, as in its model",
@@ -155,5 +155,5 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["./nowhere", "nowhere", "a/b/c"])
 def test_a_missing_segmenter_folder_is_refused(path: str) -> None:
-    with pytest.raises(ModelError, match=r"there is no such folder; expected box, a folder of a SAM or SAM 2"):
+    with pytest.raises(ModelError, match=r"there is no such folder; expected a folder of a SAM or SAM 2"):
         load_segmenter(path, device=CPU)

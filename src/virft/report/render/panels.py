@@ -47,7 +47,8 @@ class Shape:
 class Panel:
     """An image with shapes. ``outlines``: SVG points of polygons. ``alt_text``: for readers who cannot see images.
 
-    ``is_alone``: no other panel shows the image, so the panel itself holds it.
+    ``is_alone``: no other panel shows the image, so the panel itself holds it. ``answer_mask``: SVG path of the mask of
+    an answer; empty without one.
     """
 
     image: PageImage
@@ -55,6 +56,7 @@ class Panel:
     outlines: tuple[str, ...]
     alt_text: str
     is_alone: bool = False
+    answer_mask: str = ""
 
     @property
     def font_size(self) -> float:
@@ -76,13 +78,14 @@ def make_panel(
     alt_text: str,
     label: str = "",
     polygons: Sequence[Polygon] = (),
+    answer_polygons: Sequence[Polygon] = (),
 ) -> Panel:
     """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
     Points of answers are drawn as circles (``TaskBoxes.are_points``).
 
     ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
-    ``polygons``: outlines of the target's mask.
+    ``polygons``: outlines of the target's mask. ``answer_polygons``: outlines of the answer's mask, holes among them.
     """
     row = TASKS[task]
     targets = zip(row.target_boxes(target), row.target_labels(target), strict=True)
@@ -97,6 +100,7 @@ def make_panel(
         shapes=place_labels(shapes, image.size),
         outlines=outlines(polygons),
         alt_text=alt_text,
+        answer_mask="".join(f"M{points}Z" for points in outlines(answer_polygons)),
     )
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.augmentation import augment_target
+from virft.geometry.masks import mask_outlines, rle_to_mask, target_mask
 from virft.metrics.labels import label_of
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import ReportedRun
 from virft.report.render.score_tables import signed
 from virft.tasks import TASKS
-from virft.types import Answer, Augmentation, Box, Detection, Sample, Target, Unreadable
+from virft.types import Answer, Augmentation, Box, Detection, Polygon, Sample, Target, Unreadable
 
 NUM_GROUPS = 6
 
@@ -131,7 +132,17 @@ def _completion(
         described = TASKS[sample.task].describe_target(target)
         alt_text = f"The {title} completion. Query: {sample.query}. Target: {described}. Text: {record['text']}"
         label = sample.query if TASKS[sample.task].class_of is not None else ""
-        drawn = make_panel(image, sample.task, target, answer, alt_text=alt_text, label=label)
+        target_outlines, answer_outlines = _masks(record, sample)
+        drawn = make_panel(
+            image,
+            sample.task,
+            target,
+            answer,
+            alt_text=alt_text,
+            label=label,
+            polygons=target_outlines,
+            answer_polygons=answer_outlines,
+        )
     advantage = record.get("advantage")
     return ShownCompletion(
         title=title,
@@ -141,6 +152,14 @@ def _completion(
         parts=tuple((label_of(name), f"{value:.2f}".replace("-", "−")) for name, value in record["parts"].items()),
         panel=drawn,
     )
+
+
+def _masks(record: Mapping[str, Any], sample: Sample) -> tuple[Sequence[Polygon], Sequence[Polygon]]:
+    """Return the outlines of the target's mask and of the mask that was rewarded; none if masks were not rewarded."""
+    if "mask" not in record or (target := target_mask(sample)) is None:
+        return (), ()
+    # Questions with masks are neither cropped nor flipped.
+    return mask_outlines(target), mask_outlines(rle_to_mask(record["mask"], sample.target_size))
 
 
 def _answer(record: Mapping[str, Any], task: str) -> Answer:

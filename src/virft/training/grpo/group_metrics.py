@@ -103,7 +103,8 @@ def rollout_record(
     ``advantages``: of the completions of each group; None: ``group_advantages``. ``has_staleness``: record the
     number of steps since the weights that sampled the group.
     ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw; boxes of
-    several classes have their label as a sixth element.
+    several classes have their label as a sixth element. ``mask``: COCO's compressed run lengths of the mask that was
+    rewarded, on the upright original image.
     """
     group = widest_reward_range(groups)
     order = from_worst_to_best(group)
@@ -120,6 +121,7 @@ def rollout_record(
             "parts": dict(report.parts),
             "text": group.completions[i].text,
             "boxes": _boxes(group.sample.task, report.reading.answer),
+            **({"mask": report.mask} if report.mask is not None else {}),
         }
 
     return {

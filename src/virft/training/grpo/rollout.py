@@ -120,24 +120,37 @@ def _group(
 ) -> RolloutGroup:
     # Boxes of Qwen2.5-VL and others are in pixels of the resized image, so the parser needs its size.
     resized = prompt.images[sample.target_image].resized
+    # the number of tokens, for the length penalty, is the one fact that differs between completions
+    contexts = [replace(context, num_tokens=len(one.token_ids)) for one in completions]
+    texts = [one.text for one in completions]
     return RolloutGroup(
         sample=sample,
         prompt=prompt,
         completions=tuple(completions),
-        reports=tuple(
-            # the number of tokens, for the length penalty, is the one fact that differs between completions
-            grade_text(one.text, sample, resized, grader, replace(context, num_tokens=len(one.token_ids)))
-            for one in completions
-        ),
+        reports=tuple(grade_texts(texts, sample, resized, grader, contexts)),
         policy_step=policy_step,
     )
 
 
-def grade_text(text: str, sample: Sample, resized: ImageSize, grader: Grader, context: RewardContext) -> RewardReport:
-    """The reward of a completion; NaN in total if a user's function returns a number that is not finite."""
+def grade_texts(
+    texts: Sequence[str], sample: Sample, resized: ImageSize, grader: Grader, contexts: Sequence[RewardContext]
+) -> list[RewardReport]:
+    """The reward of each completion of a sample; NaN in total if a user's function returns a number that is not finite.
+
+    A segmenter gets the boxes of all completions in one call.
+    """
+    readings = [grader.read(text, sample, resized=resized) for text in texts]
+    segmented = grader.segment_answers(sample, readings)
+    return [
+        _reward(reading, sample, grader, replace(context, segmented=mask))
+        for reading, mask, context in zip(readings, segmented, contexts, strict=True)
+    ]
+
+
+def _reward(reading: Reading, sample: Sample, grader: Grader, context: RewardContext) -> RewardReport:
     try:
-        return grader.grade(text, sample, resized=resized, context=context)
+        return grader.reward(reading, sample, context)
     except NonFiniteReward as error:
         # The trainer skips the whole step and names the function, once all groups are known.
-        reading = Reading(text=text, well_formed=False, answer=Unreadable(reason=str(error)))
-        return RewardReport(total=math.nan, parts={}, reading=reading)
+        unusable = Reading(text=reading.text, well_formed=False, answer=Unreadable(reason=str(error)))
+        return RewardReport(total=math.nan, parts={}, reading=unusable)

@@ -34,7 +34,7 @@ from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout
 from virft.training.grpo.in_flight import InFlight, SavedFlight, format_flight, parse_flight
 from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
 from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
-from virft.training.grpo.rollout import Drawn, Rollout, grade_text, reward_groups
+from virft.training.grpo.rollout import Drawn, Rollout, grade_texts, reward_groups
 from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates, off_policy_metrics
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
@@ -391,7 +391,9 @@ class GRPOTrainer:
         """The reward of a demonstration of a group, under the rules of its completions."""
         sample = group.sample
         resized = group.prompt.images[sample.target_image].resized
-        return grade_text(text, sample, resized, self.grader, replace(self._context(number), num_tokens=num_tokens))
+        context = replace(self._context(number), num_tokens=num_tokens)
+        (report,) = grade_texts([text], sample, resized, self.grader, [context])
+        return report
 
     def _context(self, number: int) -> RewardContext:
         return RewardContext(step_frac=self._step_frac(number), max_tokens=self.params.max_completion_tokens)
