@@ -10,19 +10,38 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from mutations import arguments, counted, cut
 
+from virft.data.segmented import compare_masks
 from virft.geometry.boxes import BoxSpace
+from virft.geometry.masks import box_to_mask, target_mask
 from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
+from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import Box, Detection, Detections, ImageSize, Label, LabelledDetections, Reading, ShortAnswer, Target
+from virft.types import (
+    Box,
+    Detection,
+    Detections,
+    ImageSize,
+    Label,
+    LabelledDetections,
+    Reading,
+    RewardContext,
+    Sample,
+    SegmentedBox,
+    ShortAnswer,
+    Target,
+)
 
 SLOW_S = 0.05
 ORIGINAL, RESIZED = ImageSize(640, 480), ImageSize(644, 476)
 RULES = tuple(RewardRule(preset=preset) for preset in ("robust", "paper"))
+MASK_RULES = tuple(replace(rule, uses_masks=True) for rule in RULES)
 _BOXES = Box(x1=0, y1=0, x2=320, y2=240), Box(x1=100.5, y1=20, x2=639, y2=480)
 TARGETS: dict[str, tuple[Target, ...]] = {
     "detection": (Detections(), Detections(items=tuple(Detection(box=box) for box in _BOXES))),
@@ -109,6 +128,29 @@ def _try(task: str, text: str, thinking: bool, space: BoxSpace) -> None:
             assert low <= report.total <= high, (rule.preset, task, report, text)
         assert 0.0 <= TASKS[task].score(reading, target) <= 1.0, (task, text)
         TASKS[task].measure([(reading, target)])
+    if TASKS[task].has_masks:
+        _try_masks(task, reading)
+
+
+def _try_masks(task: str, reading: Reading) -> None:
+    """Reward the mask of a simulated segmenter, which returns the part of the target's mask in the predicted box."""
+    x1, y1, x2, y2 = _BOXES[1].xyxy
+    sample = Sample(
+        id="masked", task=task, images=("a.png",), image_sizes=(ORIGINAL,), query="cat", target=_BOXES[1],
+        polygons=((x1, y1, x2, y1, x2, y2),),
+    )  # fmt: skip
+    outline = target_mask(sample)
+    assert outline is not None
+
+    def segment(sample: Sample, boxes: Sequence[Box]) -> list[SegmentedBox]:
+        return compare_masks(sample, [outline & box_to_mask(box, ORIGINAL) for box in boxes])
+
+    for rule in MASK_RULES:
+        grader = Grader(rule=rule, thinking=False, box_space=BoxSpace.RELATIVE_1000, segment=segment)
+        (segmented,) = grader.segment_answers(sample, [reading])
+        report = grader.reward(reading, sample, RewardContext(segmented=segmented))
+        assert 0.0 <= report.parts["mask"] <= 1.0, (rule.preset, report)
+        assert math.isfinite(report.total), (rule.preset, report)
 
 
 def _read(task: str, text: str, thinking: bool, space: BoxSpace) -> Reading:

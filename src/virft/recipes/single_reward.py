@@ -172,7 +172,7 @@ def read_target(
     """Parse a target that is written like an answer, or, of a task without boxes, as the JSON object of a target.
 
     A target of grounding with a mask is such a JSON object, too, and returned as it is. ``where`` names the text in
-    messages. Raises ``ConfigError`` for a text that cannot be parsed, and ``DataError`` for an object that is no target.
+    messages. Raises ``ConfigError`` for a text that cannot be parsed, ``DataError`` for an object that is no target.
     """
     row = TASKS[task]
     record = _json_object(text)

@@ -15,7 +15,9 @@ from PIL import Image
 from factories import box
 from tiny_segmenters import KINDS, SIDE, save_segmenter
 from virft.errors import ModelError
-from virft.models.segmenter import SamSegmenter, load_segmenter
+from virft.models.segmenter import SamSegmenter, load_segmenter, segmenter_bytes
+from virft.models.vision import FeatureCache
+from virft.types import ImageSize
 
 CPU = torch.device("cpu")
 BOXES = [box(5, 5, 40, 60), box(60.5, 10, 99.5, 70), box(0, 0, 100, 80), box(90, 70, 91, 71)]
@@ -65,6 +67,43 @@ def test_masks_do_not_depend_on_other_boxes(segmenter: SamSegmenter) -> None:
         (alone,) = segmenter(textured_image(), [one])
         # a logit at 0 may fall to either side
         assert (alone != mask).mean() < 1e-3
+
+
+def test_masks_from_cached_embeddings_are_the_same_bit_for_bit(segmenter: SamSegmenter) -> None:
+    image, cache = textured_image(), FeatureCache()
+    size = ImageSize(*image.size)
+    plain = segmenter(image, BOXES)
+    for _ in range(2):  # computed, then cached
+        features = cache.get("a", lambda: segmenter.encode(image))
+        found = segmenter.decode(features, size, BOXES)
+        assert all((one == other).all() for one, other in zip(found, plain, strict=True))
+    assert (cache.hits, cache.misses) == (1, 1)
+    assert all(
+        torch.equal(one, other) for one, other in zip(features.tokens, segmenter.encode(image).tokens, strict=True)
+    )
+    assert segmenter.decode(features, size, []) == []
+
+
+def test_boxes_decoded_together_have_the_logits_of_each_alone(segmenter: SamSegmenter) -> None:
+    # The mask depends on the sign of these numbers, so masks of a batch can differ only where a logit rounds to 0.
+    embedded = segmenter.model.get_image_embeddings(torch.from_numpy(segmenter.pixel_values(textured_image()))[None])
+    prompts = torch.tensor([[float(i), i, 30 + i, 40 + 2 * i] for i in range(8)])
+
+    def logits(boxes: torch.Tensor) -> torch.Tensor:
+        return segmenter.model(image_embeddings=embedded, input_boxes=boxes[None], multimask_output=False).pred_masks[0]
+
+    with torch.inference_mode():
+        together = logits(prompts)
+        alone = torch.cat([logits(one[None]) for one in prompts])
+    assert together.std() > 0
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * float(together.abs().max()))
+
+
+def test_the_bytes_of_the_weights_are_counted_without_reading_them(segmenter: SamSegmenter, tmp_path: Path) -> None:
+    segmenter.model.save_pretrained(tmp_path)
+    expected = sum(one.numel() * one.element_size() for one in segmenter.model.parameters())
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert segmenter_bytes(str(tmp_path)) == expected > 10_000
 
 
 def test_no_boxes_give_no_masks(segmenter: SamSegmenter) -> None:
