@@ -742,8 +742,8 @@ class MonitorsConfig(_Section):
     min_accuracy_frac: float = setting_field(
         0.1,
         help="Warn if the mean reward rises and less than this fraction of the rise comes from a part that measures "
-        "accuracy (`iou`, `giou`, `label`, `count`, custom rewards), while that part is in the lower half of its "
-        "range. Parts whose IoU threshold rises over the run are not checked. 0 disables the check.",
+        "accuracy (`iou`, `giou`, `mask`, `label`, `count`, custom rewards), while that part is in the lower half of "
+        "its range. Parts whose IoU threshold rises over the run are not checked. 0 disables the check.",
         unit="fraction",
         at_least=0,
         at_most=1,

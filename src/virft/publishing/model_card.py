@@ -112,9 +112,12 @@ def _settings(config: Config, trainer: str, num_steps: int | None) -> dict[str, 
     if trainer == "grpo":
         weights = ", ".join(f"{name} x {weight:g}" for name, weight in config.reward.weights.items())
         extra = [spec.rpartition(":")[2] for spec in config.reward.extra]
+        # a folder by its last name only: a card holds no path of this machine
+        segmenter = config.reward.segmenter and f"masks of {config.reward.segmenter.rstrip('/').rpartition('/')[2]}"
+        settings = [f"preset {config.reward.preset}", *(one for one in (weights, segmenter, *extra) if one)]
         rows |= {
             "prompts per step": f"{config.grpo.prompts_per_step}, {config.grpo.group_size} completions each",
-            "reward": f"preset {config.reward.preset}" + "".join(f", {one}" for one in (weights, *extra) if one),
+            "reward": ", ".join(settings),
             "KL coefficient": _from_to(config.grpo.kl_coef, config.grpo.kl_coef_end),
             "temperature": f"{config.sampling.temperature:g}",
         }

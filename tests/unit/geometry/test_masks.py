@@ -10,7 +10,15 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as reference
 
 from factories import box, sample
-from virft.geometry.masks import box_to_mask, ignored_mask, mask_to_rle, polygons_to_mask, rle_to_mask, target_mask
+from virft.geometry.masks import (
+    box_to_mask,
+    ignored_mask,
+    mask_outlines,
+    mask_to_rle,
+    polygons_to_mask,
+    rle_to_mask,
+    target_mask,
+)
 from virft.types import ImageSize, Sample
 
 SIZE = ImageSize(8, 6)
@@ -125,3 +133,22 @@ def test_of_overlapping_target_and_ignored_outlines_the_smaller_decides() -> Non
     assert inside.sum() == 4
     by_rle = grounded(rle=mask_to_rle(box_to_mask(box(1, 1, 4, 5), SIZE)), ignored=(whole,))
     assert (ignored_mask(by_rle) == around).all()
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)))
+def test_outlines_enclose_exactly_the_pixels_of_the_mask(mask: np.ndarray) -> None:
+    # Winding number of the pixel centres: edges that go down count 1 to their left, edges that go up -1.
+    winding = np.zeros(mask.shape, dtype=int)
+    for outline in mask_outlines(mask):
+        corners = list(zip(outline[::2], outline[1::2], strict=True))
+        for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True):
+            assert (x1 == x2) != (y1 == y2), "along the edges of pixels"
+            if x1 == x2:
+                winding[int(min(y1, y2)) : int(max(y1, y2)), : int(x1)] += 1 if y2 > y1 else -1
+    assert (winding == mask).all()
+
+
+def test_a_hole_has_an_outline_of_its_own() -> None:
+    ring = np.ones((3, 3), dtype=bool)
+    ring[1, 1] = False
+    assert mask_outlines(ring) == [(0, 0, 3, 0, 3, 3, 0, 3), (1, 1, 1, 2, 2, 2, 2, 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,17 @@ import torch
 
 from run_parts import grpo_trainer_of, load_model_of
 from tiny_policies import Tokenizer
-from virft.config.schema import Config, DataConfig, GRPOConfig, ModelConfig, ParallelConfig, RunConfig, SamplingConfig
+from tiny_segmenters import save_segmenter
+from virft.config.schema import (
+    Config,
+    DataConfig,
+    GRPOConfig,
+    ModelConfig,
+    ParallelConfig,
+    RewardConfig,
+    RunConfig,
+    SamplingConfig,
+)
 from virft.errors import ConfigError
 from virft.generation import slow_sampler
 from virft.generation.generator import EncodedPrompt, GenerationParams
@@ -21,6 +32,7 @@ from virft.generation.random_streams import StepKey
 from virft.generation.static_decoding import StaticDecoding
 from virft.models.attention.layout import pack_row
 from virft.models.policy import make_policy
+from virft.models.segmenter import load_segmenter
 from virft.models.vision import ImageFeatures
 from virft.planning import memory
 from virft.planning.live_bytes import LiveBytes
@@ -89,6 +101,14 @@ def test_a_planned_reference_equals_that_of_a_trainer(name: str, settings: Confi
     real = sum(one.nbytes for one in reference.parameters())
     assert planner(name).held["reference model"] == real
     assert name == "full" or real < 0.7 * planner("full").held["reference model"]
+
+
+def test_the_weights_of_a_segmenter_are_counted(tmp_path: Path) -> None:
+    path = save_segmenter(tmp_path, "sam2")
+    found = Planner(replace(FULL, reward=RewardConfig(segmenter=path)), image=IMAGE, text_tokens=20).held
+    real = load_segmenter(path, device=torch.device("cpu")).model
+    assert found["segmenter"] == sum(one.nbytes for one in real.parameters())
+    assert found == planner("full").held | {"segmenter": found["segmenter"]}
 
 
 def test_planned_adapters_equal_those_of_peft() -> None:

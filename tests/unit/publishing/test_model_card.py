@@ -97,13 +97,15 @@ def test_the_card_describes_training_and_prompts(tmp_path: Path) -> None:
         tmp_path,
         model=ModelConfig(max_pixels=401408),
         prompt=PromptConfig(thinking=True),
-        reward=RewardConfig(weights={"format": 0.5}, extra=(str(tmp_path / "mine.py") + ":brevity",)),
+        reward=RewardConfig(
+            weights={"format": 0.5}, segmenter=str(tmp_path / "sam2"), extra=(str(tmp_path / "mine.py") + ":brevity",)
+        ),
     )
     text = model_card(run, model="model", adapters=False)
     for line in (
         "| steps | 2 of 3 |",
         "| trained | all weights but those of the vision tower |",
-        "| reward | preset robust, format x 0.5, brevity |",
+        "| reward | preset robust, format x 0.5, masks of sam2, brevity |",
         "| data | me/foxes: 12 samples, hash 0123456789ab |",
         "| commit | abc123 |",
         "| detection | Detect {query}. Think first. |",

@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from factories import box, detections, sample, save_image
 from report_factories import NOTHING, RIGHT, rollout
+from virft.geometry.masks import mask_to_rle
 from virft.report.render.page_images import PageImages
 from virft.report.render.reported import ReportedRun
 from virft.report.render.shown_groups import ShownRollouts, chosen_rollouts, shown_rollouts
@@ -55,6 +57,21 @@ def test_an_augmented_sample_is_shown_as_the_model_saw_it(tmp_path: Path) -> Non
     panel = found.groups[0].completions[0].panel
     assert panel is not None
     assert (panel.shapes[0].width, panel.shapes[0].height) == (64, 24)
+
+
+def test_the_mask_that_was_rewarded_is_drawn_over_that_of_the_target(tmp_path: Path) -> None:
+    mask = np.zeros((48, 64), dtype=bool)
+    mask[10:20, 5:25] = True
+    record = rollout(0)
+    record["best"] |= {"boxes": [[0, 0, 32, 24, 1.0]], "mask": mask_to_rle(mask)}
+    square = (0, 0, 32, 0, 32, 24, 0, 24)
+    samples = one_sample(tmp_path, box(0, 0, 32, 24), task="grounding", polygons=(square,))
+    best, worst = (one.panel for one in shown(record, samples=samples).groups[0].completions)
+    assert best is not None
+    assert worst is not None
+    assert best.answer_mask == "M5.0 10.0 25.0 10.0 25.0 20.0 5.0 20.0Z"
+    assert best.outlines == ("0.0 0.0 32.0 0.0 32.0 24.0 0.0 24.0",)
+    assert (worst.answer_mask, worst.outlines) == ("", ())
 
 
 def test_a_grounding_answer_has_one_box(tmp_path: Path) -> None:
