@@ -19,6 +19,7 @@ from factories import save_image
 from result_factories import result
 from virft.errors import ConfigError, DataError
 from virft.inference.result import as_record, result_lines
+from virft.integrations.supervision import from_supervision
 from virft.report.render.images import ANSWER_COLOUR
 
 # [100, 200, 500, 600] of a thousand on 200 x 100: x / 5, y / 10
@@ -170,6 +171,8 @@ def test_supervision_itself_takes_the_boxes() -> None:
     found = result(f"<answer>[{ONE}]</answer>").to_supervision()
     assert isinstance(found, supervision.Detections)
     assert found["class_name"].tolist() == ["fox"]
+    back = from_supervision(found, query="fox")
+    assert [one.box for one in back.items] == [one.box for one in result(f"<answer>[{ONE}]</answer>").detections.items]
     assert len(result("<answer>No Objects</answer>").to_supervision()) == 0
 
 
