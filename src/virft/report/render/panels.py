@@ -45,18 +45,20 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """An image with shapes. ``outlines``: SVG points of polygons. ``alt_text``: for readers who cannot see images.
-
-    ``is_alone``: no other panel shows the image, so the panel itself holds it. ``answer_mask``: SVG path of the mask of
-    an answer; empty without one.
-    """
+    """An image with shapes."""
 
     image: PageImage
+    """The image."""
     shapes: tuple[Shape, ...]
+    """Boxes and points, in drawing order."""
     outlines: tuple[str, ...]
+    """SVG points of polygons: the mask of the target."""
     alt_text: str
+    """Description for readers who cannot see images."""
     is_alone: bool = False
+    """True if no other panel shows the image, so that the panel itself holds it."""
     answer_mask: str = ""
+    """SVG path of the mask of an answer; empty without one."""
 
     @property
     def font_size(self) -> float:
