@@ -53,6 +53,7 @@ EXAMPLES: Mapping[str, Any] = {
     "sampling.vllm_servers": 1,
     "reward.weights": {"iou": 1.0, "confidence": 0.1},
     "reward.iou_threshold_end": 0.75,
+    "reward.segmenter": "facebook/sam2.1-hiera-large",
     "reward.extra": ["rewards.py:politeness"],
     "grpo.kl_coef_end": 0.0,
     "grpo.demonstration_coef_end": 0.0,

@@ -194,6 +194,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "sft.curated_above",
         "sft.rejection_above",
         "sft.rejection_keep",
+        "reward.segmenter_cache_gib",
         "compare.warm_start_frac",
         "data.validate_every",
         "run.keep_best",
@@ -209,6 +210,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         grpo=GRPOConfig(updates_per_batch=2, demonstrations="loss"),
         data=DataConfig(train="a", validation="b"),
         run=RunConfig(dir="run", save_every=0, trackers=("wandb",)),
+        reward=RewardConfig(segmenter="owner/name"),
     )
     rates = {f"{section}.{part}_lr_scale" for section in ("grpo", "sft") for part in ("name", "vision", "projector")}
     of_systems = {"sft.base_completions", "sft.curated_above", "sft.rejection_above", "sft.rejection_keep"}
