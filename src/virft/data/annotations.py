@@ -71,6 +71,8 @@ class AnnotatedSet:
     """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
     published: Mapping[str, str] = field(default_factory=dict)
     """Published split of each image: train, validation or test; empty if the source is not split."""
+    class_notes: Mapping[str, str] = field(default_factory=dict)
+    """Instructions of the classes for which the source has some."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
