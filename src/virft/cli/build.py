@@ -331,7 +331,13 @@ def build_rf100vl(
     read = []
     for name, place in found.items():
         skipped = options.skipped()
-        annotated = read_rf100vl(place, classes=expand_class_sets(classes), train=train_annotations, skipped=skipped)
+        annotated = read_rf100vl(
+            place,
+            classes=expand_class_sets(classes),
+            train=train_annotations,
+            outlines=TASKS[task].uses_outlines,
+            skipped=skipped,
+        )
         plan = QuestionPlan(
             task=task,
             shots=shots,

@@ -27,8 +27,8 @@ from virft.tasks import TASKS
 from virft.tasks.multiclass_detection import is_label, join_classes
 from virft.tasks.task import ClassAnnotation, ParsedTarget
 from virft.text.labels import normalize_name
-from virft.text.records import is_inside
-from virft.types import Box, Sample
+from virft.text.records import is_inside, polygons_fault
+from virft.types import Box, Polygon, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,7 +290,7 @@ def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
     images = {}
     num_repeated = 0
     for name, image in annotated.images.items():
-        boxes, areas = dict(image.boxes), dict(image.areas)
+        boxes, areas, outlines = dict(image.boxes), dict(image.areas), dict(image.outlines)
         for label in image.boxes.keys() & set(annotated.classes):
             found = image.boxes[label]
             first = {box: place for place, box in reversed(list(enumerate(found)))}
@@ -300,7 +300,9 @@ def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
                 boxes[label] = tuple(found[place] for place in places)
                 if label in areas:
                     areas[label] = tuple(areas[label][place] for place in places)
-        images[name] = replace(image, boxes=boxes, areas=areas)
+                if label in outlines:
+                    outlines[label] = tuple(outlines[label][place] for place in places)
+        images[name] = replace(image, boxes=boxes, areas=areas, outlines=outlines)
     return (replace(annotated, images=images) if num_repeated else annotated), num_repeated
 
 
@@ -343,11 +345,21 @@ def _make_target(task: str, found: Mapping[str, ClassAnnotation]) -> ParsedTarge
     return row.from_annotation(one)
 
 
-def _annotation(image: AnnotatedImage, label: str, place: Callable[[XYXY], Box]) -> ClassAnnotation:
-    """Return the labels of a class. ``place``: from an annotated box to one of the upright image."""
+def _annotation(
+    image: AnnotatedImage,
+    label: str,
+    place: Callable[[XYXY], Box],
+    outline: Callable[[Sequence[Polygon]], tuple[Polygon, ...]] | None = None,
+) -> ClassAnnotation:
+    """Return the labels of a class.
+
+    ``place``: from an annotated box to one of the upright image. ``outline``: the same of an object's outlines; None
+    omits them.
+    """
     return ClassAnnotation(
         boxes=tuple(map(place, image.boxes.get(label, ()))),
         areas=image.areas.get(label, ()),
+        outlines=() if outline is None else tuple(map(outline, image.outlines.get(label, ()))),
         crowd=tuple(map(place, image.crowd.get(label, ()))),
         is_exhaustive=label not in image.incomplete,
         is_doubtful=image.is_doubtful or label in image.doubtful,
@@ -363,7 +375,12 @@ def _sample(
         a, b, c, d = clip_xyxy(files.upright(image.name, box), size.width, size.height)
         return box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3)))
 
-    parsed = _make_target(plan.task, {label: _annotation(image, label, place) for label in question.classes})
+    def place_outlines(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
+        placed = [tuple(round(x, 3) for x in files.upright_points(image.name, points)) for points in polygons]
+        return () if polygons_fault(placed, size) else tuple(placed)
+
+    outline = place_outlines if TASKS[plan.task].uses_outlines else None
+    parsed = _make_target(plan.task, {label: _annotation(image, label, place, outline) for label in question.classes})
     assert parsed is not None, f"{question.name} is undetermined"
     return Sample(
         id=question.name,

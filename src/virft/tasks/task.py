@@ -22,6 +22,7 @@ from virft.types import (
     Detection,
     ImageSize,
     JoinedPrediction,
+    Polygon,
     Reading,
     RewardContext,
     Sample,
@@ -90,6 +91,8 @@ class ClassAnnotation:
 
     boxes: tuple[Box, ...]
     areas: tuple[float, ...] = ()
+    outlines: tuple[tuple[Polygon, ...], ...] = ()
+    """Outlines of each object, for a task that uses them (``Task.uses_outlines``); empty if none is known."""
     crowd: tuple[Box, ...] = ()
     is_exhaustive: bool = True
     is_doubtful: bool = False
@@ -343,6 +346,8 @@ class Task:
     task."""
     from_annotations: Callable[[Mapping[str, ClassAnnotation]], ParsedTarget] | None = None
     """The target of a question about several classes on one image, given the labels of each class of the question."""
+    uses_outlines: bool = False
+    """Whether targets from annotations hold the outlines of objects."""
     allows_crop: bool = False
     """Whether a random resized crop that cuts no target box leaves question and target correct."""
     allows_flip: bool = False

@@ -74,14 +74,20 @@ def _split_folders(folder: Path) -> list[Path]:
 
 
 def read_rf100vl(
-    folder: Path, *, classes: Sequence[str] = (), train: TrainAnnotations = "auto", skipped: Skipped
+    folder: Path,
+    *,
+    classes: Sequence[str] = (),
+    train: TrainAnnotations = "auto",
+    outlines: bool = False,
+    skipped: Skipped,
 ) -> AnnotatedSet:
     """Read one dataset with its published splits and class instructions; ``classes``: all by default.
 
     Images are named by their split: ``train/a.jpg``. Few-shot training images have boxes of some objects only ("the
     data annotation on the training data of the Roboflow20-VL benchmark is sparse", README of
     github.com/IvanaGao/CVPR2025-FSOD), so no class is certainly absent on them, see ``TrainAnnotations``.
-    Raises ``DataError`` for files that are not COCO, ``ConfigError`` for an unknown class.
+    ``outlines``: as for ``read_coco``. Raises ``DataError`` for files that are not COCO, ``ConfigError`` for an unknown
+    class.
     """
     readme = read_readme(folder / README)
     names = f"{folder.absolute().parent.name} {folder.absolute().name} {readme.project}".lower()
@@ -92,7 +98,8 @@ def read_rf100vl(
     num_crowd = 0
     for split in _split_folders(folder):
         file = open_coco(split / ANNOTATIONS)
-        read = read_coco(file._replace(name=f"{split.name}/{ANNOTATIONS}"), split, skipped=skipped)
+        file = file._replace(name=f"{split.name}/{ANNOTATIONS}")
+        read = read_coco(file, split, outlines=outlines, skipped=skipped)
         absent = frozenset[str]() if is_sparse and split.name == "train" else None
         for image in read.images.values():
             name = f"{split.name}/{image.name}"
