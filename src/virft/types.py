@@ -233,7 +233,7 @@ class Augmentation:
 
 
 class ClassNote(NamedTuple):
-    """Instructions about one class: what its objects look like, and what does not count."""
+    """Instructions about one class: the appearance of its objects, and what does not count."""
 
     name: str
     """Class name."""

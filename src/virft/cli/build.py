@@ -319,7 +319,8 @@ def build_rf100vl(
     """Build the datasets of an RF100-VL folder, with their published splits; return their cards by folder.
 
     Validation and test sets query every class on every image, as the benchmark does. ``train_annotations``: as
-    ``train`` of ``read_rf100vl``. Everything is read before anything is written.
+    ``train`` of ``read_rf100vl``. Everything is read before anything is written. Raises ``ConfigError`` for class
+    instructions of several datasets.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores

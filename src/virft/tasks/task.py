@@ -90,11 +90,15 @@ class ClassAnnotation:
     """The labels of one class on one image of a labelled dataset, in pixels of the upright image."""
 
     boxes: tuple[Box, ...]
+    """Boxes of the objects."""
     areas: tuple[float, ...] = ()
+    """Area in square pixels of each object; empty if one is unknown."""
     outlines: tuple[tuple[Polygon, ...], ...] = ()
     """Outlines of each object, for a task that uses them (``Task.uses_outlines``); empty if none is known."""
     crowd: tuple[Box, ...] = ()
+    """Regions of a crowd of objects."""
     is_exhaustive: bool = True
+    """Whether all objects are labelled."""
     is_doubtful: bool = False
     """Whether some objects have no usable box: they are labelled as a crowd, or their boxes are invalid."""
 

@@ -121,21 +121,15 @@ def read_coco(
         absent, incomplete = federation.get(key, (None, frozenset()))
         if sorted_out.unplaced:
             absent = (frozenset(names.values()) if absent is None else absent) - sorted_out.unplaced
-        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items()}
-        num_incomplete += len(incomplete.intersection(boxes).intersection(chosen))
+        num_incomplete += len(incomplete.intersection(sorted_out.boxes[key]).intersection(chosen))
         annotated[record.name] = AnnotatedImage(
             name=record.name,
             file=record.file,
             declared=record.size,
-            boxes=boxes,
-            doubtful=frozenset(sorted_out.doubtful[key]),
-            is_doubtful=key in sorted_out.unknown,
             incomplete=incomplete,
             absent=absent,
-            areas=sorted_out.areas_by_class(key),
-            outlines={label: tuple(found) for label, found in sorted_out.outlines[key].items() if any(found)},
-            crowd={label: tuple(found) for label, found in sorted_out.crowd[key].items()},
             is_raw=exif == "raw",
+            **sorted_out.fields(key),
         )
     frequency = _frequency(file, names) if federated else {}
     return AnnotatedSet(
@@ -290,7 +284,18 @@ class _BoxesByImage:
         self.num_named += label is None
         return name if label in (None, name) else None
 
-    def areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
+    def fields(self, key: _Key) -> dict[str, Any]:
+        """Return the fields of an ``AnnotatedImage`` that follow from its annotations."""
+        return {
+            "boxes": {label: tuple(found) for label, found in self.boxes[key].items()},
+            "doubtful": frozenset(self.doubtful[key]),
+            "is_doubtful": key in self.unknown,
+            "areas": self._areas_by_class(key),
+            "outlines": {label: tuple(found) for label, found in self.outlines[key].items() if any(found)},
+            "crowd": {label: tuple(found) for label, found in self.crowd[key].items()},
+        }
+
+    def _areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
         """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
         found = {}
         for label, areas in self._areas[key].items():
