@@ -232,6 +232,15 @@ class Augmentation:
     """Value added to each channel, as a fraction of the range from black to white; 0 changes nothing."""
 
 
+class ClassNote(NamedTuple):
+    """Instructions about one class: the appearance of its objects, and what does not count."""
+
+    name: str
+    """Class name."""
+    text: str
+    """The instructions; may have several lines."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One question about one image, stored as facts: the query and its ground truth, but no prompt text.
@@ -257,6 +266,8 @@ class Sample:
     """Index of the image in ``images`` that the target refers to."""
     question: str | None = None
     """Question text of a dataset that has its own; None: the text is made from ``query`` and a prompt template."""
+    notes: tuple[ClassNote, ...] = ()
+    """Class instructions, which every prompt holds before the question."""
     augmentation: Augmentation | None = None
     """Augmentation of the target image; None: the image is used unchanged."""
     polygons: tuple[Polygon, ...] = ()

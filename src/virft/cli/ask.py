@@ -37,6 +37,13 @@ def add_ask(verbs: Verbs) -> None:
         help="; ".join(f"{name}: {task.query_hint}" for name, task in TASKS.items()),
     )
     add_task(verb)
+    verb.add_argument(
+        "--class-notes",
+        type=Path,
+        metavar="FILE",
+        help='class instructions for the prompt: JSON file {class: text}, or TOML file (.toml) of class = "text"; used '
+        "are those of the classes in the question",
+    )
     add_prompting(verb)
     add_precision(verb)
     verb.add_argument(
@@ -69,6 +76,7 @@ def ask(
     image: str,
     question: str | None = None,
     task: str = "detection",
+    class_notes: Path | None = None,
     template: str = "auto",
     thinking: bool | None = None,
     dtype: Dtype = "auto",
@@ -81,7 +89,8 @@ def ask(
 ) -> None:
     """Print a model's reasoning and answer about an image, and write the image with the predicted boxes.
 
-    ``image`` "-": read questions from standard input, and print a record of JSON for each. ``dtype`` and
+    ``image`` "-": read questions from standard input, and print a record of JSON for each. ``class_notes``: file of
+    class instructions, see ``virft.data.class_notes.read_class_notes``. ``dtype`` and
     ``load_in_4bit`` as for ``virft.load``. Raises ``ConfigError`` for arguments that do not fit together.
     """
     if (image == "-") != (question is None):
@@ -89,6 +98,7 @@ def ask(
     if seed is not None and temperature == 0:
         raise ConfigError("--seed has no effect: it needs --temperature above 0; remove it")
     model = resolve_model(model)
+    from virft.data.class_notes import read_class_notes
     from virft.inference.annotated_image import default_path, require_writable, save_marked
     from virft.inference.queries import make_query
     from virft.inference.result import result_lines
@@ -96,7 +106,8 @@ def ask(
 
     if template != "auto":
         read_template(template)
-    query = None if question is None else make_query(image, question, task)
+    notes = {} if class_notes is None else read_class_notes(class_notes)
+    query = None if question is None else make_query(image, question, task, notes=notes)
     if query is not None:
         query.open_image()
         out = out or default_path(Path(image), Path(), set())
@@ -116,7 +127,9 @@ def ask(
         seed=seed or 0,
     )
     if query is None:
-        print_records(answer_lines(sys.stdin.buffer, loaded, task=task, folder=out or Path(), overwrite=overwrite))
+        folder = out or Path()
+        lines = sys.stdin.buffer
+        print_records(answer_lines(lines, loaded, task=task, folder=folder, overwrite=overwrite, notes=notes))
         return
     assert out is not None
     result = loaded.answer(query)
@@ -151,6 +164,12 @@ def add_app(verbs: Verbs) -> None:
         help="dataset folder whose first images and questions are offered as examples (default: for virft-tiny, scenes "
         "such as those that it was trained on, else none)",
     )
+    verb.add_argument(
+        "--class-notes",
+        type=Path,
+        metavar="FILE",
+        help="class instructions for the prompts, as for `virft ask` (default: those of the dataset of --examples)",
+    )
     add_prompting(verb)
     add_precision(verb)
     add_max_completion_tokens(verb, 256)
@@ -163,6 +182,7 @@ def app(
     host: str = "127.0.0.1",
     port: int = 7860,
     examples: Path | None = None,
+    class_notes: Path | None = None,
     template: str = "auto",
     thinking: bool | None = None,
     dtype: Dtype = "auto",
@@ -171,15 +191,19 @@ def app(
 ) -> None:
     """Serve a page that queries a model, and with ``base`` also the model that it was trained from.
 
-    ``examples``: a dataset whose first questions are offered as examples. ``dtype`` and ``load_in_4bit`` as for
-    ``virft.load``, for each of the models.
+    ``examples``: a dataset whose first questions are offered as examples. ``class_notes``: file of class instructions;
+    default: those of the dataset. ``dtype`` and ``load_in_4bit`` as for ``virft.load``, for each of the models.
     """
+    from virft.data.class_notes import read_class_notes
     from virft.inference.app import import_gradio, listen, serve_app
-    from virft.inference.example_queries import data_examples, scene_examples
+    from virft.inference.example_queries import data_examples, data_notes, scene_examples
     from virft.models.tiny import TINY_NAME
 
     import_gradio()
     model, base = resolve_model(model), resolve_model(base) if base is not None else None
+    notes = {} if examples is None else data_notes(examples)
+    if class_notes is not None:
+        notes = read_class_notes(class_notes)
     shown = scene_examples() if examples is None and TINY_NAME in (model, base) else data_examples(examples)
     with listen(host, port) as listening:
         from virft.inference.model import Model
@@ -189,4 +213,4 @@ def app(
         make = partial(Model, template=template, thinking=thinking, max_completion_tokens=max_completion_tokens)
         load = partial(load_as_trained, dtype=dtype, in_4bit=load_in_4bit)
         models = {name: make(load(path), name=path) for name, path in paths.items()}
-        serve_app(models, listening, report=say, examples=shown)
+        serve_app(models, listening, report=say, examples=shown, notes=notes)

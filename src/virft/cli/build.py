@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,7 @@ from virft.tasks import TASKS
 
 if TYPE_CHECKING:
     from virft.data.annotations import AnnotatedSet
+    from virft.data.sources.rf100vl import TrainAnnotations
     from virft.data.upright import ExifReading
 
 _TASKS_FROM_BOXES = [task.name for task in TASKS.values() if task.is_from_boxes]
@@ -36,6 +37,7 @@ def add_build(verbs: Verbs) -> None:
     )
     _add_coco(sources)
     _add_files(sources)
+    _add_rf100vl(sources)
     _add_folders(sources)
     _add_csv(sources)
     _add_csv_boxes(sources)
@@ -122,7 +124,17 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"
     )
     _add_negatives(verb, default=0.0)
+    _add_class_notes(verb)
     add_options(verb)
+
+
+def _add_class_notes(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--class-notes",
+        type=Path,
+        metavar="FILE",
+        help='class instructions for the prompts: JSON file {class: text}, or TOML file (.toml) of class = "text"',
+    )
 
 
 def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
@@ -135,6 +147,7 @@ def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K images per label (default: all)"
     )
+    _add_class_notes(verb)
     add_options(verb)
 
 
@@ -269,6 +282,79 @@ def build_files(
     )
     source = source_of(kind, name=root.absolute().name, **_exif_fact(exif))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
+
+
+def _add_rf100vl(sources: Verbs) -> None:
+    verb = _add_source(
+        sources, "rf100vl", f"RF100-VL and RF20-VL folders with class instructions: {_FROM_BOXES}", build_rf100vl
+    )
+    verb.add_argument(
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        help="one dataset (train, valid and test), or a folder of datasets, each of which is built in OUT/NAME",
+    )
+    verb.add_argument(
+        "--train-annotations",
+        choices=("auto", "complete", "sparse"),
+        default="auto",
+        help="sparse: training images have boxes of some objects only, so no class is queried as absent on them; auto: "
+        "sparse for few-shot projects (fsod in the name of the folder or in README.dataset.txt)",
+    )
+    _add_detection_arguments(verb)
+
+
+def build_rf100vl(
+    *,
+    folder: Path,
+    out: Path,
+    classes: Sequence[str] = (),
+    shots: int | None = None,
+    negatives_frac: float = 0.0,
+    task: str = "detection",
+    max_classes_per_question: int | None = None,
+    train_annotations: TrainAnnotations = "auto",
+    options: BuildOptions = DEFAULT_OPTIONS,
+) -> Cards:
+    """Build the datasets of an RF100-VL folder, with their published splits; return their cards by folder.
+
+    Validation and test sets query every class on every image, as the benchmark does. ``train_annotations``: as
+    ``train`` of ``read_rf100vl``. Everything is read before anything is written. Raises ``ConfigError`` for class
+    instructions of several datasets.
+    """
+    from virft.data.class_sets import expand_class_sets
+    from virft.data.detection_questions import QuestionPlan, write_detection_stores
+    from virft.data.sources.rf100vl import README, find_rf100vl, read_readme, read_rf100vl
+
+    found = find_rf100vl(folder)
+    if options.class_notes is not None and len(found) > 1:
+        raise ConfigError(f"--class-notes: {folder} holds {len(found)} datasets; expected the folder of one of them")
+    read = []
+    for name, place in found.items():
+        skipped = options.skipped()
+        annotated = read_rf100vl(
+            place,
+            classes=expand_class_sets(classes),
+            train=train_annotations,
+            outlines=TASKS[task].uses_outlines,
+            skipped=skipped,
+        )
+        plan = QuestionPlan(
+            task=task,
+            shots=shots,
+            negatives_frac=negatives_frac,
+            max_classes=max_classes_per_question,
+            every_class_in_tests=True,
+            split=options.split(annotated.published),
+        )
+        read.append((name, place, annotated, plan, skipped))
+    cards: Cards = {}
+    for name, place, annotated, plan, skipped in read:
+        own = replace(options, licence=options.licence or read_readme(place / README).licence)
+        source = source_of("rf100vl", name=name)
+        target = out / name if len(found) > 1 or place != folder else out
+        cards |= own.write(write_detection_stores, annotated, target, plan=plan, source=source, skipped=skipped)
+    return cards
 
 
 def _add_folders(sources: Verbs) -> None:

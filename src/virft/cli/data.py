@@ -236,8 +236,7 @@ def add_export(verbs: Verbs) -> None:
     )
     verb.add_argument(
         "--template",
-        default="paper",
-        help="prompt template: paper, short, or a text file with {query}; all but coco and yolo",
+        help="prompt template: paper, short, or a text file with {query}; all but coco and yolo (default: paper)",
     )
     verb.add_argument(
         "--thinking", action="store_true", help="prompt for a <think> block before the answer (trl, lmms-eval)"
@@ -246,11 +245,26 @@ def add_export(verbs: Verbs) -> None:
         "--space",
         type=arguments.one_of(BoxSpace),
         choices=list(BoxSpace),
-        default=BoxSpace.RELATIVE_1000,
-        help="coordinates of boxes in texts: relative_1000 is 0 to 1000 of width and height; all but coco and yolo",
+        help="coordinates of boxes in texts; all but coco and yolo (default: relative_1000, 0 to 1000 of width and "
+        "height)",
     )
     verb.add_argument("--name", help="name of the lmms-eval task (default: virft_ and that of the dataset folder)")
-    add_max_completion_tokens(verb, 256)
+    verb.add_argument(
+        "--max-completion-tokens",
+        type=arguments.positive,
+        metavar="N",
+        help="maximum length of a completion in the lmms-eval task, in tokens (default: 256)",
+    )
+
+
+_FORMATS_OF_OPTION = {
+    "--template": ("trl", "llama-factory", "lmms-eval"),
+    "--space": ("trl", "llama-factory", "lmms-eval"),
+    "--thinking": ("trl", "lmms-eval"),
+    "--name": ("lmms-eval",),
+    "--max-completion-tokens": ("lmms-eval",),
+}
+"""Formats that each option of ``export`` has an effect on."""
 
 
 def export(
@@ -258,16 +272,29 @@ def export(
     data: Path,
     out: Path,
     format: Literal["coco", "yolo", "trl", "llama-factory", "lmms-eval"],
-    template: str = "paper",
+    template: str | None = None,
     thinking: bool = False,
-    space: str = BoxSpace.RELATIVE_1000,
+    space: str | None = None,
     name: str | None = None,
-    max_completion_tokens: int = 256,
+    max_completion_tokens: int | None = None,
 ) -> Path:
     """Write a dataset in the format of another tool into the folder ``out``; return the path of the file.
 
-    ``name``: of the lmms-eval task; ``max_completion_tokens``: its token limit.
+    ``name``: of the lmms-eval task; ``max_completion_tokens``: its token limit. Defaults are those of the command line.
+    Raises ``ConfigError`` for an option that has no effect on the format.
     """
+    given = {
+        "--template": template,
+        "--thinking": thinking or None,
+        "--space": space,
+        "--name": name,
+        "--max-completion-tokens": max_completion_tokens,
+    }
+    for option, formats in _FORMATS_OF_OPTION.items():
+        if given[option] is not None and format not in formats:
+            raise ConfigError(
+                f"{option} has no effect with --format {format}; remove it, or expected --format {' or '.join(formats)}"
+            )
     from virft.data.store import Store
     from virft.integrations.export import export_coco, export_llama_factory, export_trl, export_yolo
     from virft.text.prompts import read_template
@@ -275,16 +302,16 @@ def export(
     store = Store(data)
     if format != "coco" or store.has_images:
         store.check()
-    text = read_template(template)
+    text, place = read_template(template or "paper"), BoxSpace(space or BoxSpace.RELATIVE_1000)
     match format:
         case "coco":
             path = export_coco(store, out)
         case "yolo":
             path = export_yolo(store, out)
         case "trl":
-            path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
+            path = export_trl(store, out, template=text, thinking=thinking, space=place)
         case "llama-factory":
-            path = export_llama_factory(store, out, template=text, space=BoxSpace(space))
+            path = export_llama_factory(store, out, template=text, space=place)
         case "lmms-eval":
             from virft.integrations.lmms_eval import export_lmms_eval
 
@@ -294,8 +321,8 @@ def export(
                 name=name or f"virft_{re.sub(r'[^a-zA-Z0-9_]', '_', store.folder.absolute().name)}",
                 template=text,
                 thinking=thinking,
-                space=BoxSpace(space),
-                max_completion_tokens=max_completion_tokens,
+                space=place,
+                max_completion_tokens=max_completion_tokens or 256,
             )
     say(f"{path}: {counted(len(store), 'question')}")
     return path

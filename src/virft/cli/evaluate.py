@@ -436,8 +436,7 @@ def add_explain(verbs: Verbs) -> None:
         "--iou-threshold",
         type=arguments.number(float, at_least=0, at_most=1),
         metavar="IOU",
-        default=0.5,
-        help="a box matches the ground truth from this IoU on",
+        help="a box matches the ground truth from this IoU on; detection of one class or several (default: 0.5)",
     )
     verb.add_argument(
         "--image-size",
@@ -480,7 +479,7 @@ def explain(
     query: str | None = None,
     check_labels: bool = False,
     preset: Literal["robust", "paper"] = "robust",
-    iou_threshold: float = 0.5,
+    iou_threshold: float | None = None,
     image_size: ImageSize,
     image: Path | None = None,
     segmenter: str | None = None,
@@ -490,7 +489,8 @@ def explain(
 ) -> None:
     """Print the reward of one completion with each matched pair of boxes. ``target`` is written like an answer.
 
-    Raises ``ConfigError`` for a target that cannot be parsed, ``DataError`` for a file that cannot be read.
+    Raises ``ConfigError`` for a target that cannot be parsed or an option without effect, ``DataError`` for a file that
+    cannot be read.
     """
     from virft.recipes.single_reward import image_size_of, read_target, reward
 

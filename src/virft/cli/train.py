@@ -65,7 +65,10 @@ def grpo(
     resume: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Train a model with GRPO as a config says; the trained model is saved in ``run.dir/model``."""
+    """Train a model with GRPO as a config says; the trained model is saved in ``run.dir/model``.
+
+    Demonstrations that the config file sets are used, and logged: `virft init` writes them for ``train``.
+    """
     _train("grpo", config, overrides, from_run=from_run, resume=resume, dry_run=dry_run)
 
 
@@ -135,11 +138,18 @@ def _train(
     dry_run: bool,
 ) -> None:
     from virft.config.fitting import method_of
+    from virft.config.toml_file import COMMAND_LINE
     from virft.recipes.preflight import check_run, holds_run, load_run_config
 
     method = method_of(verb)
     loaded = load_run_config(config, overrides, method=verb, from_run=from_run, resume=resume)
     checked = check_run(loaded.config, method, resume=resume, dry_run=dry_run)
+    origin = loaded.origins["grpo.demonstrations"]
+    if verb == "grpo" and loaded.config.grpo.demonstrations != "off" and not resume and origin != COMMAND_LINE:
+        say(
+            f'note: grpo.demonstrations is "{loaded.config.grpo.demonstrations}" ({origin}), so this run trains on the '
+            "ground truth too, as `virft train` does; GRPO alone: grpo.demonstrations=off"
+        )
     if dry_run:
         from virft.recipes.estimate import dry_run_text
 

@@ -38,6 +38,9 @@ class AnnotatedImage:
     """Classes that are annotated as absent; None: every class without boxes is absent."""
     areas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Area in square pixels of each object in ``boxes``, for the classes for which it is known."""
+    outlines: Mapping[str, tuple[tuple[Polygon, ...], ...]] = field(default_factory=dict)
+    """Outlines of each object in ``boxes``, in the same pixels, for the classes with an object that has some; empty for
+    its other objects."""
     crowd: Mapping[str, tuple[XYXY, ...]] = field(default_factory=dict)
     """Boxes of crowd regions by class, in pixels of an image of the declared size."""
     is_raw: bool = False
@@ -71,6 +74,8 @@ class AnnotatedSet:
     """LVIS's frequency group of each class: r, c or f (rare, common, frequent); empty for other sources."""
     published: Mapping[str, str] = field(default_factory=dict)
     """Published split of each image: train, validation or test; empty if the source is not split."""
+    class_notes: Mapping[str, str] = field(default_factory=dict)
+    """Instructions of the classes for which the source has some."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.data.annotations import AnnotatedImage, AnnotatedSet, Skipped
+from virft.data.class_notes import check_noted_classes, facts_of_notes, notes_of
 from virft.data.class_variants import doubt_variants
 from virft.data.sampling import (
     Pair,
@@ -26,8 +27,8 @@ from virft.tasks import TASKS
 from virft.tasks.multiclass_detection import is_label, join_classes
 from virft.tasks.task import ClassAnnotation, ParsedTarget
 from virft.text.labels import normalize_name
-from virft.text.records import is_inside
-from virft.types import Box, Sample
+from virft.text.records import is_inside, polygons_fault
+from virft.types import Box, Polygon, Sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,8 @@ class QuestionPlan:
     """Fraction of questions about a class that the image does not show."""
     every_class: bool = False
     """Protocol "all": query every class on every image."""
+    every_class_in_tests: bool = False
+    """Protocol "all" for validation and test sets, as a benchmark demands it. Training sets are as without it."""
     query_map: Mapping[str, frozenset[str]] | None = None
     """Protocol "map": the classes that are queried on each image; a present class outside the map counts as missed."""
     split: SplitPlan = field(default_factory=SplitPlan)
@@ -84,10 +87,11 @@ class QuestionPlan:
         """True if a question is about several classes of an image."""
         return TASKS[self.task].from_annotations is not None
 
-    @property
-    def protocol(self) -> str | None:
-        """Name of the evaluation protocol; None if questions are sampled."""
-        return "all" if self.every_class else "map" if self.query_map is not None else None
+    def protocol(self, part: str) -> str | None:
+        """Return the name of the evaluation protocol of one part of a split; None if its questions are sampled."""
+        if self.every_class or (self.every_class_in_tests and not is_trained_on(part)):
+            return "all"
+        return "map" if self.query_map is not None else None
 
     def is_queried(self, name: str, label: str) -> bool:
         """Return True if the protocol queries the class ``label`` on the image ``name``."""
@@ -103,12 +107,18 @@ def write_detection_stores(
     skipped: Skipped,
     overwrite: bool = False,
     link: bool = False,
+    class_notes: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
-    ``source`` is recorded in the cards; ``link`` makes symbolic links to the image files. All folders are checked
-    before anything is written. Raises ``DataError`` if a folder is occupied or no sample is left.
+    ``source`` is recorded in the cards; ``link`` makes symbolic links to the image files. ``class_notes``: class
+    instructions for the questions, in place of those of the source for the same classes. All folders are checked
+    before anything is written. Raises ``DataError`` if a folder is occupied or no sample is left, and ``ConfigError``
+    for instructions of an unknown class.
     """
+    notes = {**annotated.class_notes, **(class_notes or {})}
+    shown = (label for image in annotated.images.values() for label in image.boxes)
+    check_noted_classes(class_notes or {}, (*annotated.classes, *shown))
     parts = plan.split.parts(annotated.images)
     check_parts_free(out, parts, overwrite=overwrite)
     annotated, num_repeated = _without_repeats(doubt_variants(annotated))
@@ -125,13 +135,16 @@ def write_detection_stores(
     cards = {}
     for part, questions in chosen.items():
         pairs = [(question.image, label) for question in questions for label in question.classes]
+        longest = max((sum(len(notes.get(label, "")) for label in one.classes) for one in questions), default=0)
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for question in questions:
                 path = writer.add_image_file(question.image, annotated.images[question.image].file)
-                writer.add(_sample(path, annotated.images[question.image], question, files, plan))
+                sample = _sample(path, annotated.images[question.image], question, files, plan)
+                writer.add(replace(sample, notes=notes_of(question.classes, notes)))
             cards[str(out / part)] = writer.finish(
                 source=source
                 | _card_facts(annotated, files, plan, part)
+                | facts_of_notes(notes, annotated.classes, longest)
                 | ({"num_class_questions": len(pairs)} if plan.per_image else {})
                 | duplicates
                 | ({"num_undetermined": len(unknown)} if unknown else {})
@@ -188,14 +201,16 @@ def list_classes(
     for name in found.usable:
         shown = [label for label in annotated.classes if found.is_present(name, label)]
         absent = [label for label in annotated.classes if annotated.images[name].is_absent(label)]
-        lists = _class_lists(name, shown, absent, plan)
+        lists = _class_lists(name, shown, absent, part, plan)
         for number, labels in enumerate(lists, start=1):
             ordered = tuple(label for label in annotated.classes if label in labels)
             questions.append(ImageQuestion(name, ordered, name if len(lists) == 1 else f"{name}:{number}"))
     return questions
 
 
-def _class_lists(name: str, shown: Sequence[str], absent: Sequence[str], plan: QuestionPlan) -> list[set[str]]:
+def _class_lists(
+    name: str, shown: Sequence[str], absent: Sequence[str], part: str, plan: QuestionPlan
+) -> list[set[str]]:
     """Return the classes of each question about an image that shows some classes and lacks others."""
     most, seed = plan.max_classes or max(1, len(shown) + len(absent)), plan.split.seed
     order = [
@@ -203,7 +218,7 @@ def _class_lists(name: str, shown: Sequence[str], absent: Sequence[str], plan: Q
         *shuffled(absent, seed=seed, purpose=f"absent {name}"),
     ]
     order = list({normalize_name(label): label for label in reversed(order)}.values())[::-1]
-    if plan.every_class:
+    if plan.protocol(part) == "all":
         order = shuffled(order, seed=seed, purpose=f"lists {name}")
         return [set(order[start : start + most]) for start in range(0, len(order), most)]
     return [set(order[:most])] if order else []
@@ -226,7 +241,7 @@ def sample_questions(
     _, present, usable = _present_pairs(annotated, names, files, part, plan, undetermined)
     images, classes = annotated.images, annotated.classes
     candidates = [(name, label) for name in usable for label in classes if images[name].is_absent(label)]
-    if plan.protocol is not None:
+    if plan.protocol(part) is not None:
         return sorted(present + [pair for pair in candidates if plan.is_queried(*pair)])
     absent = choose_absent(
         candidates, num_present=len(present), negatives_frac=plan.negatives_frac, seed=plan.split.seed
@@ -254,7 +269,7 @@ def _present_pairs(
     undetermined: Collection[Pair],
 ) -> _Present:
     images, classes = annotated.images, annotated.classes
-    for_test = plan.protocol is not None or not is_trained_on(part)
+    for_test = plan.protocol(part) is not None or not is_trained_on(part)
 
     def is_present(name: str, label: str) -> bool:
         has_target = (for_test or label not in images[name].incomplete) and (name, label) not in undetermined
@@ -275,7 +290,7 @@ def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
     images = {}
     num_repeated = 0
     for name, image in annotated.images.items():
-        boxes, areas = dict(image.boxes), dict(image.areas)
+        boxes, areas, outlines = dict(image.boxes), dict(image.areas), dict(image.outlines)
         for label in image.boxes.keys() & set(annotated.classes):
             found = image.boxes[label]
             first = {box: place for place, box in reversed(list(enumerate(found)))}
@@ -285,7 +300,9 @@ def _without_repeats(annotated: AnnotatedSet) -> tuple[AnnotatedSet, int]:
                 boxes[label] = tuple(found[place] for place in places)
                 if label in areas:
                     areas[label] = tuple(areas[label][place] for place in places)
-        images[name] = replace(image, boxes=boxes, areas=areas)
+                if label in outlines:
+                    outlines[label] = tuple(outlines[label][place] for place in places)
+        images[name] = replace(image, boxes=boxes, areas=areas, outlines=outlines)
     return (replace(annotated, images=images) if num_repeated else annotated), num_repeated
 
 
@@ -328,11 +345,21 @@ def _make_target(task: str, found: Mapping[str, ClassAnnotation]) -> ParsedTarge
     return row.from_annotation(one)
 
 
-def _annotation(image: AnnotatedImage, label: str, place: Callable[[XYXY], Box]) -> ClassAnnotation:
-    """Return the labels of a class. ``place``: from an annotated box to one of the upright image."""
+def _annotation(
+    image: AnnotatedImage,
+    label: str,
+    place: Callable[[XYXY], Box],
+    outline: Callable[[Sequence[Polygon]], tuple[Polygon, ...]] | None = None,
+) -> ClassAnnotation:
+    """Return the labels of a class.
+
+    ``place``: from an annotated box to one of the upright image. ``outline``: the same of an object's outlines; None
+    omits them.
+    """
     return ClassAnnotation(
         boxes=tuple(map(place, image.boxes.get(label, ()))),
         areas=image.areas.get(label, ()),
+        outlines=() if outline is None else tuple(map(outline, image.outlines.get(label, ()))),
         crowd=tuple(map(place, image.crowd.get(label, ()))),
         is_exhaustive=label not in image.incomplete,
         is_doubtful=image.is_doubtful or label in image.doubtful,
@@ -348,7 +375,12 @@ def _sample(
         a, b, c, d = clip_xyxy(files.upright(image.name, box), size.width, size.height)
         return box_of((round(a, 3), round(b, 3), round(c, 3), round(d, 3)))
 
-    parsed = _make_target(plan.task, {label: _annotation(image, label, place) for label in question.classes})
+    def place_outlines(polygons: Sequence[Polygon]) -> tuple[Polygon, ...]:
+        placed = [tuple(round(x, 3) for x in files.upright_points(image.name, points)) for points in polygons]
+        return () if polygons_fault(placed, size) else tuple(placed)
+
+    outline = place_outlines if TASKS[plan.task].uses_outlines else None
+    parsed = _make_target(plan.task, {label: _annotation(image, label, place, outline) for label in question.classes})
     assert parsed is not None, f"{question.name} is undetermined"
     return Sample(
         id=question.name,
@@ -370,7 +402,7 @@ def _card_facts(annotated: AnnotatedSet, files: UprightImages, plan: QuestionPla
         "shots": plan.shots if is_trained_on(part) else None,
         "negatives_frac_requested": plan.negatives_frac,
         **({"max_classes_per_question": plan.max_classes} if plan.max_classes else {}),
-        **({"protocol": plan.protocol} if plan.protocol else {}),
+        **({"protocol": protocol} if (protocol := plan.protocol(part)) else {}),
         **split_fractions(plan.split),
         "num_crowd_boxes_skipped": annotated.num_crowd,
         "num_incomplete": annotated.num_incomplete,

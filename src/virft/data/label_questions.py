@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from virft.data.annotations import LabelledSet, Skipped
+from virft.data.class_notes import check_noted_classes, facts_of_notes, notes_of
 from virft.data.sampling import SplitPlan, choose_shots, folders_of_parts, is_trained_on, split_fractions
 from virft.data.store_writer import StoreWriter, check_parts_free
 from virft.data.upright import UprightImages
@@ -34,13 +36,17 @@ def write_label_stores(
     skipped: Skipped,
     overwrite: bool = False,
     link: bool = False,
+    class_notes: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write the dataset ``out``, or one in ``out/train`` and each other part; return the cards by folder.
 
     The images of each label are split separately, so that every label with enough images is in all parts. ``source`` is
-    recorded in the cards; ``link`` makes symbolic links to the image files. Raises ``DataError`` if a folder is
-    occupied or no sample is left.
+    recorded in the cards; ``link`` makes symbolic links to the image files. ``class_notes``: class instructions. A
+    question names no classes, so each holds the instructions of all. Raises ``DataError`` if a folder is occupied or no
+    sample is left, and ``ConfigError`` for instructions of an unknown class.
     """
+    check_noted_classes(class_notes or {}, labelled.labels)
+    notes = notes_of(labelled.labels, class_notes or {})
     splits = {
         label: plan.split.split(name for name, other in labelled.label_of.items() if other == label)
         for label in labelled.labels
@@ -63,13 +69,14 @@ def write_label_stores(
         with StoreWriter(out / part, overwrite=overwrite, link=link) as writer:
             for name in names:
                 path = writer.add_image_file(name, labelled.images[name].file)
-                writer.add(_sample(path, name, labelled, files, plan.domain))
+                writer.add(replace(_sample(path, name, labelled, files, plan.domain), notes=notes))
             facts = {
                 "split": part or "all",
                 "domain": plan.domain,
                 "labels": list(labelled.labels),
                 "shots": plan.shots if is_trained_on(part) else None,
                 **split_fractions(plan.split),
+                **facts_of_notes(class_notes or {}, labelled.labels, sum(len(note.text) for note in notes)),
             }
             cards[str(out / part)] = writer.finish(
                 source=source | facts | duplicates, seed=plan.split.seed, skipped=skipped.records

@@ -23,7 +23,7 @@ def limit_notes(samples: Iterable[Sample]) -> list[str]:
         for path, size in zip(sample.images, sample.image_sizes, strict=True):
             if max(size) > MOST_ASPECT * min(size):
                 thin[path] = f"{path}, {size.width} x {size.height}"
-        text = f"{sample.question or ''} {sample.query}"
+        text = " ".join([sample.question or "", sample.query, *(note.text for note in sample.notes)])
         if found := next((token for token in PLACEHOLDERS if token in text), None):
             with_token[sample.id] = f"{sample.id}, {found}"
     notes = []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from virft.errors import DataError
 from virft.tasks import TASKS, Task
 from virft.text.records import bool_of, check_keys, is_image_side, list_of, text_of
-from virft.types import ImageSize, Sample
+from virft.types import ClassNote, ImageSize, Sample
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
-_OPTIONAL = {"target_image", "question", "rationale", "queried"}
+_OPTIONAL = {"target_image", "question", "notes", "rationale", "queried"}
 _IMAGE_KEYS = {"path", "width", "height"}
 
 
@@ -47,6 +48,8 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
         record["target_image"] = sample.target_image
     if sample.question is not None:
         record["question"] = sample.question
+    if sample.notes:
+        record["notes"] = dict(sample.notes)
     if sample.rationale is not None:
         record["rationale"] = sample.rationale
     if not sample.queried:
@@ -117,9 +120,24 @@ def _optional_fields(record: dict[str, Any], *, where: str) -> dict[str, Any]:
     question, rationale = record.get("question"), record.get("rationale")
     return {
         "question": None if question is None else text_of(question, "question", where=where),
+        "notes": parse_notes(record["notes"], where=where) if "notes" in record else (),
         "rationale": None if rationale is None else text_of(rationale, "rationale", where=where),
         "queried": bool_of(record.get("queried", True), "queried", where=where),
     }
+
+
+def parse_notes(value: Any, *, where: str) -> tuple[ClassNote, ...]:
+    """Return the class instructions of an object {class name: text}; ``DataError`` for any other value."""
+    if not isinstance(value, dict) or not value:
+        raise DataError(f'{where}: notes is {value!r:.60}; expected an object {{"class name": "text", ..}}')
+    # All samples of a class have the same text: interned, it is in memory once.
+    return tuple(
+        ClassNote(
+            text_of(name, "a class name in notes", where=where),
+            sys.intern(text_of(text, f"the note of {name}", where=where)),
+        )
+        for name, text in value.items()
+    )
 
 
 def task_of_target(target: Any, *, where: str) -> str:

@@ -45,7 +45,7 @@ def plan_batches(
     least four such batches: in a larger batch, more waiting prompts take the places of completions that have ended.
     """
     sizes = [
-        (sum(size.width * size.height for size in one.image_sizes), one.task, len(one.question or one.query), number)
+        (sum(size.width * size.height for size in one.image_sizes), one.task, _num_characters(one), number)
         for number, one in enumerate(samples)
     ]
     order = [number for *_, number in sorted(sizes)]
@@ -54,6 +54,11 @@ def plan_batches(
     if batch_size is None:
         batch_size = min(max(CONCURRENT, len(order) // 4 // CONCURRENT * CONCURRENT), _LARGEST_BATCH)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _num_characters(sample: Sample) -> int:
+    """Return the number of characters of a sample's question and class instructions, without the template."""
+    return len(sample.question or sample.query) + sum(len(note.text) for note in sample.notes)
 
 
 def describe_workload(samples: Iterable[Sample]) -> str:

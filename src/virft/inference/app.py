@@ -10,14 +10,14 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from virft.errors import ConfigError, DataError
 from virft.inference.live_answer import LiveAnswer, before_answer, live_answers
 from virft.inference.model import Model
-from virft.inference.queries import ImageQuery, make_query
+from virft.inference.queries import ImageQuery, make_query, notes_for_query
 from virft.inference.result import Result
 from virft.tasks import TASKS
 
@@ -58,15 +58,19 @@ def serve_app(
     *,
     report: Callable[[str], None],
     examples: Sequence[ImageQuery] = (),
+    notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C. Uploaded images are deleted at the end. ``report`` gets the address."""
+    """Serve the page until Ctrl-C. Uploaded images are deleted at the end. ``report`` gets the address.
+
+    ``notes``: class instructions {class: text} for the prompts of queries about these classes.
+    """
     import_gradio()
     import uvicorn
 
     with tempfile.TemporaryDirectory(prefix="virft-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         # an open page has an open connection, so a graceful shutdown would never end by itself
-        app = make_app(models, examples=examples, folder=Path(uploads))
+        app = make_app(models, examples=examples, folder=Path(uploads), notes=notes)
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         host, port, *_ = listening.getsockname()
         report(f"http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C stops it)")
@@ -76,7 +80,13 @@ def serve_app(
             report("stopped")
 
 
-def make_app(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], folder: Path) -> Any:
+def make_app(
+    models: Mapping[str, Model],
+    *,
+    examples: Sequence[ImageQuery],
+    folder: Path,
+    notes: Mapping[str, str] | None = None,
+) -> Any:
     """Return an ASGI application with the page at ``/``. ``folder``: for copies of the example images."""
     gr = import_gradio()
     from fastapi import FastAPI
@@ -86,7 +96,7 @@ def make_app(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], fol
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return gr.mount_gradio_app(
         app,
-        make_page(models, examples=examples, folder=folder),
+        make_page(models, examples=examples, folder=folder, notes=notes),
         path="",
         show_error=False,
         max_file_size=MAX_UPLOAD,
@@ -98,7 +108,13 @@ def make_app(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], fol
     )
 
 
-def make_page(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], folder: Path) -> Any:
+def make_page(
+    models: Mapping[str, Model],
+    *,
+    examples: Sequence[ImageQuery],
+    folder: Path,
+    notes: Mapping[str, str] | None = None,
+) -> Any:
     """Build a page that sends each query to every model and shows their answers side by side, under their names.
 
     ``examples`` are offered below the query; their images are copied to ``folder``.
@@ -131,6 +147,7 @@ def make_page(models: Mapping[str, Model], *, examples: Sequence[ImageQuery], fo
                 if path is None:
                     raise DataError("no image; upload one on the left")
                 image_query = make_query(path, text, task_name)
+                image_query = replace(image_query, notes=notes_for_query(image_query.query, task_name, notes or {}))
                 yield show_image(path)
                 for number, model in enumerate(models.values()):
                     for answer in live_answers(model, image_query):

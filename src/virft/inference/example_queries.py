@@ -26,6 +26,11 @@ def scene_examples() -> tuple[ImageQuery, ...]:
     )
 
 
+def data_notes(folder: Path) -> dict[str, str]:
+    """Return the class instructions in the prompts of a dataset, by class."""
+    return {note.name: note.text for sample in Store(folder) for note in sample.notes}
+
+
 def data_examples(folder: Path | None) -> tuple[ImageQuery, ...]:
     """Return the first queries of a dataset, one for each image; none without a dataset.
 

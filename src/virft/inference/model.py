@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args, overload
 
@@ -26,6 +26,8 @@ from virft.training.distributed import device as default_device
 from virft.training.runtime import Runtime
 from virft.types import Completion, ImageSize, Sample
 
+Notes = Mapping[str, str] | None
+"""Class instructions: class name -> text; None or empty for none."""
 _BATCH_SIZE = 16
 """Images that are answered in one batch."""
 
@@ -102,12 +104,15 @@ class Model:
         return f"<Model {self.name or self.loaded.model.config.model_type} on {self.device}>"
 
     @overload
-    def detect(self, image: ImageInput, class_name: str) -> Result: ...
+    def detect(self, image: ImageInput, class_name: str, *, notes: Notes = None) -> Result: ...
     @overload
-    def detect(self, image: ImageInputs, class_name: str) -> list[Result]: ...
-    def detect(self, image: ImageInput | ImageInputs, class_name: str) -> Result | list[Result]:
-        """Find every object of a class; the answer is ``Detections``, empty for "no objects"."""
-        return self.ask(image, class_name, task="detection")
+    def detect(self, image: ImageInputs, class_name: str, *, notes: Notes = None) -> list[Result]: ...
+    def detect(self, image: ImageInput | ImageInputs, class_name: str, *, notes: Notes = None) -> Result | list[Result]:
+        """Find every object of a class; the answer is ``Detections``, empty for "no objects".
+
+        ``notes``: as for ``ask``.
+        """
+        return self.ask(image, class_name, task="detection", notes=notes)
 
     @overload
     def classify(self, image: ImageInput, domain: str) -> Result: ...
@@ -126,20 +131,26 @@ class Model:
         return self.ask(image, expression, task="grounding")
 
     @overload
-    def ask(self, image: ImageInput, query: str, *, task: str = "detection") -> Result: ...
+    def ask(self, image: ImageInput, query: str, *, task: str = "detection", notes: Notes = None) -> Result: ...
     @overload
-    def ask(self, image: ImageInputs, query: str, *, task: str = "detection") -> list[Result]: ...
-    def ask(self, image: ImageInput | ImageInputs, query: str, *, task: str = "detection") -> Result | list[Result]:
+    def ask(self, image: ImageInputs, query: str, *, task: str = "detection", notes: Notes = None) -> list[Result]: ...
+    def ask(
+        self, image: ImageInput | ImageInputs, query: str, *, task: str = "detection", notes: Notes = None
+    ) -> Result | list[Result]:
         """Answer a query of any task of ``virft.TASKS`` about an image, or about each image of a list or tuple.
 
-        ``image``: a path, a PIL image, or an RGB array of uint8 of shape [H, W, 3]. An answer that cannot be parsed is
-        ``Unreadable``. Raises ``ConfigError`` for an unknown task and ``DataError`` for an unreadable image.
+        ``image``: a path, a PIL image, or an RGB array of uint8 of shape [H, W, 3]. ``notes``: class instructions
+        {class: text}; those of the classes in the query become part of the prompt, as those of a dataset do. An answer
+        that cannot be parsed is ``Unreadable``. Raises ``ConfigError`` for an unknown task, and ``DataError`` for an
+        unreadable image or instructions of other classes.
         """
         if task not in TASKS:
             raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
         if isinstance(image, list | tuple):
-            return self.answer_batch([make_query(one, query, task, name=f"image {i}") for i, one in enumerate(image)])
-        return self.answer(make_query(image, query, task))
+            return self.answer_batch(
+                [make_query(one, query, task, name=f"image {i}", notes=notes) for i, one in enumerate(image)]
+            )
+        return self.answer(make_query(image, query, task, notes=notes))
 
     def answer(self, query: ImageQuery, *, number: int = 0) -> Result:
         """Answer one query; ``DataError`` for an unreadable image.
@@ -210,5 +221,6 @@ def _sample(query: ImageQuery, size: ImageSize) -> Sample:
         images=(query.image_name,),
         image_sizes=(size,),
         query=query.query,
+        notes=query.notes,
         target=None,  # unknown; neither prompt nor parser reads it
     )

@@ -134,7 +134,7 @@ def export_trl(store: Store, out: Path, *, template: str, thinking: bool, space:
     """Write ``rows.jsonl`` in TRL's conversational format: ``prompt``, ``images`` (absolute paths), and reward columns.
 
     Those are ``target`` with boxes in pixels of the original image, its ``image_size``, and how the prompt was made,
-    ``box_space`` and ``thinking``.
+    ``box_space`` and ``thinking``. ``notes`` are the class instructions that the prompt holds, if there are any.
     """
     rows = (json.dumps(row) + "\n" for row in _trl_rows(store, template=template, thinking=thinking, space=space))
     return write_pieces(new_folder(out) / TRL_FILE, rows)
@@ -152,7 +152,12 @@ def trl_dataset(data: Store | Path | str, *, template: str = "paper", thinking: 
     store = data if isinstance(data, Store) else Store(data)
     store.check()
     rows = _trl_rows(store, template=read_template(template), thinking=thinking, space=BoxSpace(space))
-    plain = [row | {"prompt": [{"role": "user", "content": row["prompt"][0]["content"][-1]["text"]}]} for row in rows]
+    # The prompt holds the notes; as a column they would have every class of the dataset as a key.
+    plain = [
+        {key: value for key, value in row.items() if key != "notes"}
+        | {"prompt": [{"role": "user", "content": row["prompt"][0]["content"][-1]["text"]}]}
+        for row in rows
+    ]
     return Dataset.from_list(plain).cast_column("images", List(Image()))
 
 
@@ -167,6 +172,7 @@ def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -
             "images": [str(Path(path).resolve()) for path in sample.images],
             "prompt": [{"role": "user", "content": [*images, {"type": "text", "text": text}]}],
             "query": sample.query,
+            **({"notes": record["notes"]} if sample.notes else {}),
             "target": record["target"],
             "target_image": sample.target_image,
             "image_size": list(sample.target_size),

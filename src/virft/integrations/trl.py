@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from virft.errors import ConfigError
+from virft.errors import ConfigError, describe_type
 from virft.geometry.boxes import BoxSpace
 from virft.integrations.resizing import QwenResize
 from virft.integrations.rows import COLUMNS, RowGrader
@@ -48,12 +48,16 @@ class VisualReward(RowGrader):
     ) -> list[float | None]:
         """Return the reward of each completion, a text or a conversation of one message.
 
-        Raises ``ConfigError`` if a column is missing and ``DataError`` for an invalid row.
+        Raises ``ConfigError`` if a column is missing or no list, and ``DataError`` for an invalid row.
         """
         if missing := [name for name in COLUMNS if name not in columns]:
             raise ConfigError(
                 f"no column {missing[0]} in the dataset; expected those of virft.integrations.export.trl_dataset, "
                 "with remove_unused_columns=False"
+            )
+        if wrong := next((name for name in COLUMNS if not _is_column(columns[name])), None):
+            raise ConfigError(
+                f"column {wrong} is {describe_type(columns[wrong])}; expected a list with a value for each completion"
             )
         context = context_of(trainer_state)
         reports = [

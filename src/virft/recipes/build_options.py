@@ -5,7 +5,7 @@ Readers are imported inside the functions: the command line reads the options be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,6 +39,8 @@ class BuildOptions:
     """Replace datasets that exist."""
     licence: str | None = None
     """Licence of the images, recorded in the card."""
+    class_notes: Path | None = None
+    """JSON or TOML file of class instructions, for datasets with classes; see ``read_class_notes``."""
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for fractions that leave nothing to train on."""
@@ -92,6 +94,11 @@ class BuildOptions:
         if self.link:  # only writers of image files have it
             plan["link"] = True
         origin = {**source, "licence": self.licence}
+        if self.class_notes is not None:  # only writers of datasets with classes have it
+            from virft.data.class_notes import read_class_notes
+
+            plan["class_notes"] = read_class_notes(self.class_notes)
+            origin["class_notes"] = source_of("class_notes", self.class_notes)
         return write_stores(*arguments, source=origin, skipped=skipped, overwrite=self.overwrite, **plan)
 
 
@@ -138,8 +145,18 @@ def count_lines(cards: Cards) -> list[str]:
 def problem_lines(cards: Cards) -> list[str]:
     """Format what a user should verify: missing negatives, first skipped records, boxes that were changed, and so on.
 
-    Empty if all records were read as they are.
+    Empty if all records were read as they are. Of a build of several datasets, lines begin with the name of one.
     """
+    datasets: dict[str, Cards] = {}
+    for folder, card in cards.items():
+        datasets.setdefault(str(card["source"].get("name", "")), {})[folder] = card
+    if len(datasets) == 1:
+        return _problems(cards)
+    return [f"{name}: {line}" for name, some in datasets.items() for line in _problems(some)]
+
+
+def _problems(cards: Cards) -> list[str]:
+    """Format the problems of one dataset and its splits."""
     skipped = [record for card in cards.values() for record in card["skipped"]]
     unique = list(dict.fromkeys((record["where"], record["reason"]) for record in skipped))
     lines = [line for folder, card in cards.items() if (line := _missing_negatives(folder, card)) is not None]
@@ -170,8 +187,26 @@ def _changed(cards: Cards) -> list[str]:
     sources = [card["source"] for card in cards.values()]
     lines = list(dict.fromkeys(note for source in sources for note in source.get("notes", ())))
     lines += [text.format(number) for key, text in _CHANGES.items() if (number := sources[0].get(key, 0))]
+    lines += _about_notes(sources)
     if number := sum(source.get("num_clipped_boxes", 0) for source in sources):
         lines.append(f"boxes clipped that reach more than a pixel outside their image: {number}")
+    return lines
+
+
+def _about_notes(sources: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format the number of classes with instructions, and a warning about questions with long ones."""
+    from virft.data.class_notes import LONG_NOTES
+
+    first = sources[0]
+    if "num_noted_classes" not in first:
+        return []
+    number = len(first.get("classes", first.get("labels", ())))
+    lines = [f"classes with instructions in the prompts: {first['num_noted_classes']} of {number}"]
+    if (longest := max(source.get("longest_notes", 0) for source in sources)) > LONG_NOTES:
+        lines.append(
+            f"a question has up to {longest:,} characters of class instructions (about {longest // 4:,} tokens), in "
+            "every prompt; expected shorter texts, or fewer classes in a question (--max-classes-per-question)"
+        )
     return lines
 
 

@@ -25,6 +25,7 @@ from virft.recipes.build_options import (
     source_of,
 )
 from virft.report.render.page import html_table
+from virft.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -104,9 +105,6 @@ def build_from_coco(
     map_file = Path(protocol.removeprefix("map:")) if protocol is not None and protocol != "all" else None
     skipped = options.skipped()
     names = expand_class_sets(classes)
-    annotated = read_coco(
-        open_coco(annotations), images, classes=names, federated=federated, exif=exif, skipped=skipped
-    )
     plan = QuestionPlan(
         task=task,
         shots=shots,
@@ -115,6 +113,15 @@ def build_from_coco(
         query_map=read_query_map(map_file) if map_file else None,
         max_classes=max_classes_per_question,
         split=options.split(),
+    )
+    annotated = read_coco(
+        open_coco(annotations),
+        images,
+        classes=names,
+        federated=federated,
+        exif=exif,
+        outlines=TASKS[task].uses_outlines,
+        skipped=skipped,
     )
     source = source_of("lvis" if federated else "coco", annotations)
     if exif != "auto":

@@ -70,7 +70,7 @@ def reward(
     thinking: bool = False,
     preset: Preset = "robust",
     weights: Mapping[str, float] | None = None,
-    iou_threshold: float = 0.5,
+    iou_threshold: float | None = None,
     query: str | None = None,
     check_labels: bool = False,
     extra: Iterable[ExtraReward] = (),
@@ -87,8 +87,8 @@ def reward(
 
     ``image_size``: (width, height) of the original image; its default is for targets with coordinates from 0 to 1000.
     ``resized``: the size that the model saw, for ``box_space`` "resized_pixels". ``preset``, ``weights``,
-    ``iou_threshold``, ``check_labels``: as the settings ``reward.*``. ``query``: class name that labels in boxes are
-    compared with. ``extra``: reward functions of your own. ``image``: the image file, whose size replaces
+    ``iou_threshold`` (default: 0.5), ``check_labels``: as the settings ``reward.*``. ``query``: class name that labels
+    in boxes are compared with. ``extra``: reward functions of your own. ``image``: the image file, whose size replaces
     ``image_size``. ``segmenter``: a folder as ``reward.segmenter``, or a function from an image and boxes to a mask for
     each box; it needs ``image`` and a target with a mask, such as {"box": [..], "polygons": [[..]]}.
 
@@ -111,10 +111,12 @@ def reward(
         raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
     if check_labels and query is None:
         raise ConfigError("check_labels needs query: the class name that labels in boxes are compared with")
+    if iou_threshold is not None and preset in TASKS[task].rewards and not TASKS[task].rewards[preset].uses_threshold:
+        raise ConfigError(f"iou_threshold has no effect: the reward of {task} does not depend on it; remove it")
     rule = RewardRule(
         preset=preset,
         weights=weights or {},
-        iou_threshold=iou_threshold,
+        iou_threshold=0.5 if iou_threshold is None else iou_threshold,
         check_labels=check_labels,
         uses_masks=segmenter is not None,
         extra=tuple(extra),

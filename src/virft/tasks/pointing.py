@@ -112,9 +112,22 @@ def _reaches_into(polygon: Polygon, box: Box) -> bool:
     return min(xs) < box.x2 and max(xs) > box.x1 and min(ys) < box.y2 and max(ys) > box.y1
 
 
+def _say_more(polygons: Sequence[Polygon], box: Box) -> bool:
+    """Return True if outlines are in a box, and are not only its edge, which labelling tools draw around each box."""
+    (x1, y1, x2, y2) = box.xyxy
+    corners = {(x1, y1), (x2, y1), (x2, y2), (x1, y2)}
+    is_edge = len(polygons) == 1 and set(zip(polygons[0][::2], polygons[0][1::2], strict=True)) == corners
+    return not is_edge and any(_reaches_into(polygon, box) for polygon in polygons)
+
+
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget | None:
-    """The boxes; None if some objects are not labelled: a point to one of them would count as wrong."""
-    return ParsedTarget(point_target(found.boxes, crowd=found.crowd)) if found.is_exhaustive else None
+    """The boxes and outlines; None if some objects are not labelled: a point to one of them would count as wrong."""
+    if not found.is_exhaustive:
+        return None
+    outlines = [
+        polygons if _say_more(polygons, box) else () for box, polygons in zip(found.boxes, found.outlines, strict=False)
+    ]
+    return ParsedTarget(point_target(found.boxes, outlines=outlines if any(outlines) else (), crowd=found.crowd))
 
 
 def _read_target(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
@@ -441,6 +454,7 @@ POINTING = Task(
     count_target=_count,
     absent=Points(),
     from_annotation=_from_annotation,
+    uses_outlines=True,
     allows_crop=True,
     allows_flip=True,
     rewards={

@@ -135,6 +135,10 @@ def _check_choice(target: ShortAnswer) -> str | None:
     if not 2 <= number <= _MAX_OPTIONS:
         return f"{number} options; expected 2 to {_MAX_OPTIONS}"
     letters = [chr(ord("A") + place) for place in range(number)]
+    letter_of: dict[str, str] = {}
+    for letter, option in zip(letters, target.options, strict=True):
+        if (first := letter_of.setdefault(" ".join(option.casefold().split()), letter)) != letter:
+            return f"options {first} and {letter} are both {option!r:.60}; expected different texts"
     bad = [answer for answer in target.answers if answer not in letters]
     return f"answer {bad[0]!r:.60} is no option; expected a letter from A to {letters[-1]}" if bad else None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 from virft.geometry.boxes import BoxSpace
 from virft.metrics.measurement import Measurement
 from virft.rewards.options import Preset, RewardOptions
-from virft.text.prompts import PromptTexts, fill_template
+from virft.text.prompts import PromptTexts, add_notes, fill_template
 from virft.text.records import check_keys
 from virft.types import (
     Answer,
@@ -22,6 +22,7 @@ from virft.types import (
     Detection,
     ImageSize,
     JoinedPrediction,
+    Polygon,
     Reading,
     RewardContext,
     Sample,
@@ -89,9 +90,15 @@ class ClassAnnotation:
     """The labels of one class on one image of a labelled dataset, in pixels of the upright image."""
 
     boxes: tuple[Box, ...]
+    """Boxes of the objects."""
     areas: tuple[float, ...] = ()
+    """Area in square pixels of each object; empty if one is unknown."""
+    outlines: tuple[tuple[Polygon, ...], ...] = ()
+    """Outlines of each object, for a task that uses them (``Task.uses_outlines``); empty if none is known."""
     crowd: tuple[Box, ...] = ()
+    """Regions of a crowd of objects."""
     is_exhaustive: bool = True
+    """Whether all objects are labelled."""
     is_doubtful: bool = False
     """Whether some objects have no usable box: they are labelled as a crowd, or their boxes are invalid."""
 
@@ -343,6 +350,8 @@ class Task:
     task."""
     from_annotations: Callable[[Mapping[str, ClassAnnotation]], ParsedTarget] | None = None
     """The target of a question about several classes on one image, given the labels of each class of the question."""
+    uses_outlines: bool = False
+    """Whether targets from annotations hold the outlines of objects."""
     allows_crop: bool = False
     """Whether a random resized crop that cuts no target box leaves question and target correct."""
     allows_flip: bool = False
@@ -420,10 +429,14 @@ class Task:
     def format_question(
         self, sample: Sample, *, template: str, thinking: bool, space: BoxSpace = BoxSpace.RELATIVE_1000
     ) -> str:
-        """Return the sample's question: its dataset's own text, else one made from the template."""
-        if sample.question is not None:
-            return sample.question
-        return fill_template(self.prompts, sample.query, template=template, thinking=thinking, space=space)
+        """Return the sample's question after its class instructions.
+
+        The question is its dataset's own text, else one made from the template.
+        """
+        question = sample.question
+        if question is None:
+            question = fill_template(self.prompts, sample.query, template=template, thinking=thinking, space=space)
+        return add_notes(question, sample.notes)
 
     def read_target_text(self, text: str, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
         """Return the reading of a target that is given as the text of an answer block with its tags."""
@@ -442,6 +455,11 @@ class Task:
     def is_from_boxes(self) -> bool:
         """True if ``virft build coco`` and its kind can build the task: its targets follow from boxes of classes."""
         return self.from_annotation is not None or self.from_annotations is not None
+
+    @property
+    def queries_classes(self) -> bool:
+        """True if a query is the name of a class, or of several."""
+        return self.absent is not None or self.from_annotations is not None
 
     def parse_target(self, record: Any, size: ImageSize, *, where: str) -> ParsedTarget:
         """Return the target of a JSON record on an image of ``size`` pixels; ``DataError`` if it is no target."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
+from virft.types import ClassNote
 
 BUILT_IN = ("paper", "short")
 
@@ -65,6 +67,19 @@ def fill_template(
         raise ValueError(f"a template without {{query}}: {template!r}")
     # Plain replacement: a user's text may hold the braces of a JSON example.
     return template.replace("{query}", query)
+
+
+def add_notes(question: str, notes: Sequence[ClassNote]) -> str:
+    r"""Return a question with class instructions before it; without any, the question itself.
+
+    They come first, so that the format of the answer is the end of the prompt, and so that the questions about several
+    boxes of an image begin with the same tokens (prefix sharing).
+
+    >>> add_notes("Detect fox.", [ClassNote("fox", "Red fur. Not: dogs.")])
+    'Class instructions:\nfox: Red fur. Not: dogs.\n\nDetect fox.'
+    """
+    lines = "\n".join(f"{name}: {text}" for name, text in notes)
+    return f"Class instructions:\n{lines}\n\n{question}" if notes else question
 
 
 def read_template(name: str) -> str:

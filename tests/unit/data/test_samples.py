@@ -102,7 +102,7 @@ def test_a_box_with_swapped_corners_is_reported() -> None:
         ({"target_image": True}, "target_image is True; expected an integer from 0 to 0"),
         (
             {"colour": "red"},
-            "colour is not a known key; expected id, images, queried, query, question, rationale, target, "
+            "colour is not a known key; expected id, images, notes, queried, query, question, rationale, target, "
             "target_image, task",
         ),
     ],

@@ -117,6 +117,26 @@ def test_coco_and_yolo_hold_detection_only(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("format", "options", "formats"),
+    [
+        ("coco", ["--template", "short"], "trl or llama-factory or lmms-eval"),
+        ("yolo", ["--space", "relative_1000"], "trl or llama-factory or lmms-eval"),
+        ("llama-factory", ["--thinking"], "trl or lmms-eval"),
+        ("trl", ["--name", "mine"], "lmms-eval"),
+        ("coco", ["--max-completion-tokens", "9"], "lmms-eval"),
+    ],
+)
+def test_an_option_without_effect_on_the_format_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, options: list[str], formats: str
+) -> None:
+    save(tmp_path, FOX)
+    assert export(tmp_path, "--format", format, *options) == 2
+    message = f"{options[0]} has no effect with --format {format}; remove it, or expected --format {formats}"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_trl_rows_have_virfts_prompts(tmp_path: Path) -> None:
     save(tmp_path, FOX, LEFT)
     assert export(tmp_path, "--format", "trl", "--template", "short", "--thinking") == 0

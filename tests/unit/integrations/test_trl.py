@@ -66,6 +66,12 @@ def test_a_missing_column_is_named() -> None:
         call(REWARD, [FOX_ANSWER], [row])
 
 
+def test_a_column_that_is_no_list_is_named() -> None:
+    columns = {name: [value] for name, value in fox_row().items()} | {"task": "detection"}
+    with pytest.raises(ConfigError, match="column task is a str; expected a list with a value for each completion"):
+        REWARD(["?"], [FOX_ANSWER], **columns)
+
+
 def test_rows_with_other_prompting_are_refused() -> None:
     with pytest.raises(DataError, match="its prompt was made with box_space original_pixels"):
         call(REWARD, [FOX_ANSWER], [fox_row(box_space="original_pixels")])

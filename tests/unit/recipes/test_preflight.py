@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from factories import detections, sample, save_image
+from runs import virft
 from virft.config.schema import Config, DataConfig, GRPOConfig, MixtureConfig, PromptConfig, RewardConfig, RunConfig
 from virft.data.store_writer import StoreWriter
 from virft.errors import ConfigError, DataError, RunError, VirftError
@@ -222,3 +223,24 @@ def test_demonstrations_without_any_coefficient_are_refused(
         return
     with pytest.raises(ConfigError, match=r"grpo\.demonstration_coef is 0 throughout"):
         load_run_config(None, overrides, method="grpo")
+
+
+def test_grpo_reports_demonstrations_that_its_file_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``virft init`` writes them for ``virft train``."""
+    monkeypatch.setattr("virft.recipes.estimate.dry_run_text", lambda *_: "")
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f'data.train = "{build(tmp_path / "train", 1, 2)}"\nrun.dir = "{tmp_path / "run"}"\n'
+        'grpo.demonstrations = "loss"\n'
+    )
+
+    def notes(verb: str, *overrides: str) -> bool:
+        assert virft(verb, file, *overrides, "--dry-run") == 0
+        return f'note: grpo.demonstrations is "loss" ({file})' in capsys.readouterr().out
+
+    assert notes("grpo")
+    assert not notes("grpo", "grpo.demonstrations=off")
+    assert not notes("grpo", "grpo.demonstrations=loss")
+    assert not notes("train")

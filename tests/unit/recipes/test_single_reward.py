@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from factories import box, detections, sample
+from virft.cli.main import main
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
 from virft.recipes.single_reward import reward
@@ -137,3 +138,15 @@ def test_text_of_a_model_is_escaped() -> None:
     page = reward("<answer><script>alert(1)</script></answer>", "fox", "classification")._repr_html_()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("task", "target"), [("pointing", "[[1, 2, 3, 4]]"), ("grounding", "[1, 2, 3, 4]"), ("counting", "1")]
+)
+def test_a_threshold_without_effect_is_refused(task: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"iou_threshold has no effect: the reward of {task} does not depend on it; remove it"
+    with pytest.raises(ConfigError, match=message):
+        reward("x", target, task, iou_threshold=0.5)
+    assert main(["explain", "x", "--task", task, "--target", target, "--iou-threshold", "0.7"]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["explain", "x", "--task", task, "--target", target]) == 0

@@ -70,6 +70,10 @@ def test_numbers_of_a_row_become_texts() -> None:
         ({"answers": ["3"], "relative_tolerance": 0.1}, "target.relative_tolerance has no effect with kind text"),
         ({"answers": ["E"], "kind": "choice", "options": list(OPTIONS)}, "answer 'E' is no option; .*from A to D"),
         ({"answers": ["A"], "kind": "choice"}, "0 options; expected 2 to 26"),
+        (
+            {"answers": ["A"], "kind": "choice", "options": ["red", "blue", "Red "]},
+            "options A and C are both 'Red'; expected different texts",
+        ),
         ({"answers": ["A"], "options": ["red"]}, "target.options has no effect with kind text; expected kind choice"),
         ({"answers": ["red, blue"], "kind": "list"}, "item 'red, blue' has a separator"),
         ({"answers": ["red"], "kind": "vqa"}, "1 answers of a vqa target; expected at least 4, one of each person"),

@@ -20,8 +20,8 @@ from virft.data.sources.detection_files import suggest_class
 from virft.data.upright import ExifReading, settle_exif
 from virft.errors import ConfigError, DataError, describe_type
 from virft.geometry.boxes import XYXY, rotated_bounds, xywh_to_xyxy
-from virft.text.records import are_fractions, box_fault, is_image_side, is_inside, is_json_number
-from virft.types import ImageSize
+from virft.text.records import are_fractions, box_fault, is_image_side, is_inside, is_json_number, polygons_of
+from virft.types import ImageSize, Polygon
 
 _Value = TypeVar("_Value")
 _Key = int | str
@@ -72,6 +72,7 @@ def read_coco(
     classes: Sequence[str] = (),
     federated: bool = False,
     exif: ExifReading = "auto",
+    outlines: bool = False,
     skipped: Skipped,
 ) -> AnnotatedSet:
     """Return the images with all their boxes, and the chosen ``classes`` (all by default).
@@ -86,7 +87,8 @@ def read_coco(
 
     ``federated`` (LVIS): only classes in ``neg_category_ids`` of an image are absent on it, and those in
     ``not_exhaustive_category_ids`` are incomplete. Underscores in names become spaces. Source: LVIS (arXiv 1908.03195).
-    ``exif``: which pixels the boxes of images with an EXIF orientation are in, see ``settle_exif``.
+    ``exif``: which pixels the boxes of images with an EXIF orientation are in, see ``settle_exif``. ``outlines``: also
+    read the polygons of objects; masks as run lengths are not outlines.
     """
     names = _category_names(file, skipped)
     placeholders = {} if classes else _placeholders(file, names)
@@ -107,7 +109,7 @@ def read_coco(
     records, scales, exif_notes = _settled(file, records, alias, exif)
     notes += exif_notes
     _require_xywh(file, records, alias)
-    sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped)
+    sorted_out = _BoxesByImage(file.name, records, alias, names, scales, skipped, with_outlines=outlines)
     for annotation in file.annotations:
         sorted_out.add(annotation)
     if sorted_out.num_named:
@@ -119,20 +121,15 @@ def read_coco(
         absent, incomplete = federation.get(key, (None, frozenset()))
         if sorted_out.unplaced:
             absent = (frozenset(names.values()) if absent is None else absent) - sorted_out.unplaced
-        boxes = {label: tuple(boxes) for label, boxes in sorted_out.boxes[key].items()}
-        num_incomplete += len(incomplete.intersection(boxes).intersection(chosen))
+        num_incomplete += len(incomplete.intersection(sorted_out.boxes[key]).intersection(chosen))
         annotated[record.name] = AnnotatedImage(
             name=record.name,
             file=record.file,
             declared=record.size,
-            boxes=boxes,
-            doubtful=frozenset(sorted_out.doubtful[key]),
-            is_doubtful=key in sorted_out.unknown,
             incomplete=incomplete,
             absent=absent,
-            areas=sorted_out.areas_by_class(key),
-            crowd={label: tuple(found) for label, found in sorted_out.crowd[key].items()},
             is_raw=exif == "raw",
+            **sorted_out.fields(key),
         )
     frequency = _frequency(file, names) if federated else {}
     return AnnotatedSet(
@@ -213,11 +210,15 @@ class _BoxesByImage:
         names: dict[_Key, str],
         scales: dict[_Key, tuple[float, float]],
         skipped: Skipped,
+        *,
+        with_outlines: bool,
     ) -> None:
-        """``scales``: factors of x and y of the boxes of outlines, by image id."""
+        """``scales``: factors of x and y of outlines and their boxes, by image id."""
         self._file, self._records, self._alias, self._names = file, records, alias, names
         self._scales = scales
         self._skipped = skipped
+        self._with_outlines = with_outlines
+        self.outlines: dict[_Key, dict[str, list[tuple[Polygon, ...]]]] = {key: {} for key in records}
         self.boxes: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
         self.crowd: dict[_Key, dict[str, list[XYXY]]] = {key: {} for key in records}
         self._areas: dict[_Key, dict[str, list[float | None]]] = {key: {} for key in records}
@@ -267,6 +268,9 @@ class _BoxesByImage:
             self.crowd[key].setdefault(label, []).append(box)
         else:
             self.boxes[key].setdefault(label, []).append(box)
+            if self._with_outlines:
+                polygons = _polygons(annotation.get("segmentation"), self._scales.get(key, (1.0, 1.0)))
+                self.outlines[key].setdefault(label, []).append(polygons)
             area: Any = annotation.get("area")
             usable = is_json_number(area) and math.isfinite(area) and area >= 0
             self._areas[key].setdefault(label, []).append(area if usable else None)
@@ -280,7 +284,18 @@ class _BoxesByImage:
         self.num_named += label is None
         return name if label in (None, name) else None
 
-    def areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
+    def fields(self, key: _Key) -> dict[str, Any]:
+        """Return the fields of an ``AnnotatedImage`` that follow from its annotations."""
+        return {
+            "boxes": {label: tuple(found) for label, found in self.boxes[key].items()},
+            "doubtful": frozenset(self.doubtful[key]),
+            "is_doubtful": key in self.unknown,
+            "areas": self._areas_by_class(key),
+            "outlines": {label: tuple(found) for label, found in self.outlines[key].items() if any(found)},
+            "crowd": {label: tuple(found) for label, found in self.crowd[key].items()},
+        }
+
+    def _areas_by_class(self, key: _Key) -> dict[str, tuple[float, ...]]:
         """Return the areas of an image's boxes, without the classes that have a box of unknown area."""
         found = {}
         for label, areas in self._areas[key].items():
@@ -323,6 +338,15 @@ def _corners(annotation: dict[str, Any]) -> XYXY | None:
     if is_json_number(degrees) and math.isfinite(degrees) and all(map(math.isfinite, corners)):
         corners = rotated_bounds(corners, degrees)
     return _rounded(corners)
+
+
+def _polygons(segmentation: Any, scale: tuple[float, float]) -> tuple[Polygon, ...]:
+    """Return the polygons of an annotation, with x and y multiplied by ``scale``; none if it has something else."""
+    try:
+        found = polygons_of(segmentation, where="")
+    except DataError:
+        return ()
+    return tuple(tuple(value * scale[place % 2] for place, value in enumerate(polygon)) for polygon in found)
 
 
 def _rounded(box: XYXY) -> XYXY:

@@ -12,7 +12,7 @@ from virft.data.upright import ExifReading, settle_exif
 from virft.errors import DataError
 from virft.geometry.boxes import XYXY
 from virft.text.records import box_fault
-from virft.types import ImageSize
+from virft.types import ImageSize, Polygon
 
 
 class _Record(NamedTuple):
@@ -20,6 +20,7 @@ class _Record(NamedTuple):
     label: str
     box: XYXY
     is_crowd: bool
+    outlines: tuple[Polygon, ...]
 
 
 class ImageBoxes:
@@ -31,11 +32,13 @@ class ImageBoxes:
         self._doubtful: set[str] = set()
         self._is_doubtful = False
 
-    def add(self, label: str, box: XYXY, *, where: str, is_crowd: bool = False) -> None:
-        """Add a box in annotated pixels, of an object or (``is_crowd``) of a group of objects."""
+    def add(
+        self, label: str, box: XYXY, *, where: str, is_crowd: bool = False, outlines: tuple[Polygon, ...] = ()
+    ) -> None:
+        """Add a box in annotated pixels, of an object with its outlines or (``is_crowd``) of a group of objects."""
         x1, y1, x2, y2 = box
         rounded = (round(x1, 3), round(y1, 3), round(x2, 3), round(y2, 3))
-        self._records.append(_Record(where, label, rounded, is_crowd))
+        self._records.append(_Record(where, label, rounded, is_crowd, outlines))
 
     def drop(self, where: str, reason: str, *, label: str | None = None) -> None:
         """Note a record that is no box. Its class, or every class if that is unknown, becomes doubtful."""
@@ -67,13 +70,18 @@ class ImageBoxes:
         """
         boxes: dict[str, list[XYXY]] = {}
         crowd: dict[str, list[XYXY]] = {}
-        for where, label, box, is_crowd in self._records:
+        outlines: dict[str, list[tuple[Polygon, ...]]] = {}
+        for where, label, box, is_crowd, own in self._records:
             if size is not None and (fault := box_fault(box, size)):
                 self.drop(where, fault, label=label)
+            elif is_crowd:
+                crowd.setdefault(label, []).append(box)
             else:
-                (crowd if is_crowd else boxes).setdefault(label, []).append(box)
+                boxes.setdefault(label, []).append(box)
+                outlines.setdefault(label, []).append(own)
         return {
             "boxes": {label: tuple(found) for label, found in boxes.items()},
+            "outlines": {label: tuple(found) for label, found in outlines.items() if any(found)},
             "crowd": {label: tuple(found) for label, found in crowd.items()},
             "doubtful": frozenset(self._doubtful),
             "is_doubtful": self._is_doubtful,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -33,7 +33,7 @@ _LEAST_POINTS = {"rectangle": 2, "polygon": 3, "mask": 2, "circle": 2, "oriented
 def read_labelme(
     folder: Path, *, classes: Iterable[str] = (), exif: ExifReading = "auto", skipped: Skipped
 ) -> AnnotatedSet:
-    """Read every ``*.json`` of the folder; the bounding box of each shape is used, of a group's shapes together.
+    """Read every ``*.json`` of the folder: the bounding box of each shape, of a group's shapes together, and outlines.
 
     The image is ``imagePath`` if that is inside the folder, or else the one of the same name next to the file. Shapes
     of one label and ``group_id`` are parts of one object. Several files of one image are merged.
@@ -55,15 +55,23 @@ def read_labelme(
             continue
         name = image.relative_to(folder).as_posix()
         boxes = read.open(name, image, declared_size(tree), where=where)
-        for place, label, box in _objects(tree["shapes"], where, boxes):
-            boxes.add(label, box, where=place)
+        for one in _objects(tree["shapes"], where, boxes):
+            boxes.add(one.label, one.box, where=one.where, outlines=one.outlines or ())
     images, notes = read.settled()
     return replace(detection_set(images, classes, where=folder.name), notes=notes)
 
 
-def _objects(shapes: list[Any], where: str, boxes: ImageBoxes) -> list[tuple[str, str, XYXY]]:
-    """Return place, label and box of each object; shapes without a box are dropped from ``boxes``."""
-    objects: dict[tuple[str, Any], tuple[str, str, XYXY]] = {}
+class _Object(NamedTuple):
+    where: str
+    label: str
+    box: XYXY
+    outlines: tuple[Polygon, ...] | None
+    """Outlines of all shapes; None if one has none, such as a circle."""
+
+
+def _objects(shapes: list[Any], where: str, boxes: ImageBoxes) -> list[_Object]:
+    """Return the objects; shapes without a box are dropped from ``boxes``."""
+    objects: dict[tuple[str, Any], _Object] = {}
     for number, shape in enumerate(shapes):
         place = f"{where}: shape {number}"
         label = shape.get("label") if isinstance(shape, dict) else None
@@ -76,10 +84,23 @@ def _objects(shapes: list[Any], where: str, boxes: ImageBoxes) -> list[tuple[str
             continue
         group = shape.get("group_id")
         key = (label.strip(), f"group {group}" if group is not None else number)
-        x1, y1, x2, y2 = box
-        first, _, (a, b, c, d) = objects.get(key, (place, "", box))
-        objects[key] = (first, label.strip(), (min(a, x1), min(b, y1), max(c, x2), max(d, y2)))
+        outline = _outline_of(shape, box)
+        if (first := objects.get(key)) is None:
+            objects[key] = _Object(place, label.strip(), box, None if outline is None else (outline,))
+            continue
+        (x1, y1, x2, y2), (a, b, c, d) = box, first.box
+        both = None if first.outlines is None or outline is None else (*first.outlines, outline)
+        objects[key] = first._replace(box=(min(a, x1), min(b, y1), max(c, x2), max(d, y2)), outlines=both)
     return list(objects.values())
+
+
+def _outline_of(shape: dict[str, Any], box: XYXY) -> Polygon | None:
+    """Return the outline of a shape with a box; None if it is no polygon."""
+    kind = shape.get("shape_type") or "polygon"
+    if kind == "rectangle":
+        x1, y1, x2, y2 = box
+        return (x1, y1, x2, y1, x2, y2, x1, y2)
+    return points_of(shape) if kind in ("polygon", "oriented_rectangle", "rotation") else None
 
 
 def _box_of(shape: dict[str, Any]) -> tuple[XYXY | None, str]:

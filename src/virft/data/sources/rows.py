@@ -16,7 +16,7 @@ from typing import Any
 
 from virft.data.annotations import Skipped
 from virft.data.json_files import read_json
-from virft.data.samples import sample_from_record, task_of_target
+from virft.data.samples import parse_notes, sample_from_record, task_of_target
 from virft.data.sampling import SplitPlan, split_fractions
 from virft.data.sources.conversations import IMAGE_KEYS, row_images, turn_of
 from virft.data.sources.image_paths import find_images
@@ -27,7 +27,7 @@ from virft.data.upright import ImageFolder
 from virft.errors import DataError, describe_type
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
-from virft.text.prompts import BUILT_IN, fill_template
+from virft.text.prompts import BUILT_IN, add_notes, fill_template
 from virft.text.question_texts import without_placeholders
 from virft.types import Detections, ImageSize, LabelledDetections, Points, Sample
 
@@ -48,6 +48,12 @@ _SCHEMA: dict[str, Any] = {
         },
         "query": {**_TEXT, "description": "a class name, the domain of a classification, or an expression"},
         "question": {**_TEXT, "description": "the text that prompts the model unchanged, in place of a template"},
+        "notes": {
+            "type": "object",
+            "additionalProperties": _TEXT,
+            "minProperties": 1,
+            "description": "class instructions {class name: text}, which the prompt holds before the question",
+        },
         "rationale": {**_TEXT, "description": "reasoning before the answer, for supervised fine-tuning"},
         "prompt": {
             "description": "TRL's conversational form: one user message, whose text is the question",
@@ -221,7 +227,7 @@ def write_row_stores(
 
 def _question_digest(row: dict[str, Any]) -> str:
     """Return a digest of image, question and task of a row, equal for rows with the same question about an image."""
-    keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt")
+    keys = (*IMAGE_KEYS, "target_image", "query", "question", "prompt", "notes")
     target = row["target"] if isinstance(row["target"], dict) else {}
     kind = [task.name for task in TASKS.values() if task.target_format.required <= target.keys()]
     return _digest([kind, {key: row[key] for key in keys if key in row}])
@@ -305,7 +311,7 @@ def row_to_sample(
         "target": row["target"],
         "target_image": row.get("target_image", 0),
     }
-    optional = {"question": question, "rationale": row.get("rationale")}
+    optional = {"question": question, "notes": row.get("notes"), "rationale": row.get("rationale")}
     return sample_from_record(record | {k: v for k, v in optional.items() if v is not None}, where=where)
 
 
@@ -338,7 +344,8 @@ def _without_trl(row: dict[str, Any]) -> dict[str, Any]:
     texts = TASKS[row["task"]].prompts if row["task"] in TASKS else None
     if texts is None or "prompt" not in row or row["box_space"] not in tuple(BoxSpace):
         return kept
-    text = _text_of_prompt(row["prompt"])
+    notes = parse_notes(row["notes"], where="row") if row.get("notes") else ()
+    text = _text_of_prompt(row["prompt"]).removeprefix(add_notes("", notes))
     space, thinking = BoxSpace(row["box_space"]), bool(row["thinking"])
     made = (
         fill_template(texts, str(row.get("query")), template=template, thinking=thinking, space=space)
@@ -346,7 +353,7 @@ def _without_trl(row: dict[str, Any]) -> dict[str, Any]:
     )
     # A prompt that is the query itself has no format of its own, so it may be a question of the dataset.
     is_made = text != row.get("query") and text in made
-    return {key: value for key, value in kept.items() if key != "prompt"} if is_made else kept
+    return {key: value for key, value in kept.items() if key != "prompt"} if is_made else kept | {"prompt": text}
 
 
 def _named_images(row: dict[str, Any]) -> list[str]:

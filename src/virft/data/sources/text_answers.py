@@ -10,8 +10,9 @@ from typing import Any
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace, box_of
 from virft.tasks import TASKS
+from virft.text.labels import normalize_name
 from virft.text.question_texts import demanded_spaces, without_placeholders
-from virft.types import Box, ImageSize, Sample, Target
+from virft.types import Box, Detections, ImageSize, Sample, Target
 
 _CATEGORY = re.compile(
     r"categor(?:y|ies)\s*[:\s]\s*[\"'‘“](.+?)[\"'’”](?![\w])(?!\s*(?:,|and|or)\s*[\"'‘“])", re.IGNORECASE
@@ -35,8 +36,9 @@ def sample_of_texts(
 ) -> Sample:
     """Return the sample of a question and its answer, whose boxes become pixels of the upright image.
 
-    ``task``: None infers it from the form of the answer. ``space``: coordinate space of the boxes; None: as the
-    question says. ``name``: id of the sample. ``column``: name of the answer in messages. Raises ``DataError`` for
+    ``task``: None infers it from the form of the answer; boxes with different labels are then an error, because they
+    may be of one class or of several. ``space``: coordinate space of the boxes; None: as the question says. ``name``:
+    id of the sample. ``column``: name of the answer in messages. Raises ``DataError`` for
     texts that are empty, an answer that is none of the task, and boxes of unknown coordinates.
     """
     text = answer if isinstance(answer, str) or answer is None else json.dumps(answer)
@@ -47,7 +49,10 @@ def sample_of_texts(
     plain = without_placeholders(question).strip()
     body = text if "<answer>" in text else f"<answer>{_THOUGHT.sub('', text)}</answer>"
     row = TASKS[task or _task_of_text(body)]
-    target = _read(body, row.name, sizes[0], _space(space, plain, row.name, body), shown=text, column=column)
+    place = _space(space, plain, row.name, body)
+    if task is None:
+        _require_one_label(body, row.name, sizes[0], place, column=column)
+    target = _read(body, row.name, sizes[0], place, shown=text, column=column)
     category = None if _SEVERAL.search(plain) else _CATEGORY.search(plain)
     thought = _THOUGHT.search(text)
     sample = Sample(
@@ -77,6 +82,18 @@ def _space(space: BoxSpace | None, question: str, task: str, answer: str) -> Box
         "the coordinates of its boxes are unknown; expected --space relative_1000 (0 to 1000 of width and height) or "
         "--space original_pixels"
     )
+
+
+def _require_one_label(text: str, task: str, size: ImageSize, space: BoxSpace, *, column: str) -> None:
+    """Raise ``DataError`` for an answer of detection whose boxes have several labels."""
+    answer = TASKS[task].read_target_text(text, space=space, original=size, resized=size).answer
+    items = answer.items if isinstance(answer, Detections) else ()
+    labels = list({normalize_name(item.label): item.label for item in items if item.label}.values())
+    if len(labels) > 1:
+        raise DataError(
+            f"the boxes of {column} have the labels {', '.join(map(repr, labels[:3]))}; expected --task "
+            "multiclass_detection to read them as classes, or --task detection to read all boxes as one class"
+        )
 
 
 def _read(text: str, task: str, size: ImageSize, space: BoxSpace, *, shown: str, column: str) -> Target:

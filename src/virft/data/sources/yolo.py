@@ -28,7 +28,7 @@ def read_yolo(folder: Path, *, classes: Iterable[str] = (), skipped: Skipped) ->
 
     An image without a label file has no objects, as the format defines; if there are label files without an image, it
     is not used. A line is ``class cx cy width height``; the
-    same with keypoints; or ``class x1 y1 x2 y2 ..`` of an outline, of which the bounding box is used. Added to
+    same with keypoints; or ``class x1 y1 x2 y2 ..`` of an outline, with its bounding box. Added to
     ``skipped``: lines with other numbers, or of a class without a name, and label files without an image. Raises
     ``DataError`` if the folder has no label file or no class names, ``ConfigError`` if one of ``classes`` is unknown.
     """
@@ -144,7 +144,10 @@ def _add(
         return
     x1, y1, x2, y2 = fractions
     box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
-    boxes.add(label, box, where=where)
+    is_outline = len(line.values or ()) not in (4, num_pose)
+    sides = (size.width, size.height)
+    outline = tuple(value * sides[place % 2] for place, value in enumerate(line.values or ()))
+    boxes.add(label, box, where=where, outlines=(outline,) if is_outline else ())
 
 
 def _fractions(values: list[float], num_pose: int | None) -> XYXY | None:

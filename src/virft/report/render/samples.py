@@ -19,7 +19,7 @@ from virft.report.render.page_images import PageImage, data_uri, shrink_image
 from virft.report.render.panels import MOST_LETTERS, Panel, make_shape, place_labels
 from virft.tasks import TASKS
 from virft.tasks.box_answers import count_boxes
-from virft.types import Sample
+from virft.types import ClassNote, Sample
 
 CARD_SIDE = 480
 ABSENT = "absent"
@@ -33,10 +33,11 @@ _MOST_BARS = 12
 
 
 class Question(NamedTuple):
-    """One question about an image. ``tone``: index of the colour of its boxes."""
+    """One question about an image. ``notes``: its class instructions. ``tone``: index of the colour of its boxes."""
 
     query: str
     question: str
+    notes: tuple[ClassNote, ...]
     target: str
     sample_id: str
     tone: int
@@ -169,7 +170,8 @@ def image_card(samples: Sequence[Sample], summary: DatasetSummary, *, split: str
             for place, box in enumerate(boxes)
         ]
         target = TASKS[one.task].describe_target(one.target, "caption")
-        questions.append(Question(one.query, one.question or "", target, one.id, summary.tone_of(_label(one))))
+        tone = summary.tone_of(_label(one))
+        questions.append(Question(one.query, one.question or "", one.notes, target, one.id, tone))
     alt_text = "; ".join(f"{one.query}: {one.target}" for one in questions)
     return ImageCard(
         panel=Panel(image=image, shapes=place_labels(shapes, size), outlines=(), alt_text=alt_text, is_alone=True),

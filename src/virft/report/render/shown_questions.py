@@ -13,7 +13,7 @@ from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
 from virft.report.render.score_tables import names_of_tests
 from virft.tasks import TASKS
-from virft.types import Answer, Reading, Sample, Unreadable
+from virft.types import Answer, ClassNote, Reading, Sample, Unreadable
 
 MOST_SYSTEMS = 4
 """Maximum number of predictions per question; of more systems the first and the last ones are shown."""
@@ -51,6 +51,8 @@ class ShownQuestion:
     """Class name, domain or expression."""
     question: str
     """The sample's own question text, if it has one."""
+    notes: tuple[ClassNote, ...]
+    """Its class instructions."""
     target: str
     """The ground truth in short."""
     label: str
@@ -227,6 +229,7 @@ def _question(
         id=sample.id,
         query=sample.query,
         question=sample.question or "",
+        notes=sample.notes,
         target=task.describe_target(sample.target, "short"),
         label=task.class_of(sample) if task.class_of is not None else "",
         change="better" if change > _EQUAL else "worse" if change < -_EQUAL else "",

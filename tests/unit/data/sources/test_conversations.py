@@ -16,7 +16,7 @@ from virft.data.sources.image_paths import find_images
 from virft.data.sources.rows import write_row_stores
 from virft.data.store import Store
 from virft.geometry.boxes import BoxSpace
-from virft.types import Box, Detections, Label, Sample
+from virft.types import Box, Detections, Label, LabelledDetections, Sample
 
 # The image has 64 x 48 pixels: 250 to 750 thousandths are the columns 16 to 48 and the rows 12 to 36.
 THOUSANDTHS = "Detect all objects of the category 'cat' (between 0 and 1000, integer) and confidence (between 0 and 1)."
@@ -161,3 +161,19 @@ def test_the_export_for_llama_factory_comes_back_with_its_targets(tmp_path: Path
     assert (second, third) == (Detections(items=()), Label(text="wren"))
     assert fourth.xyxy == pytest.approx(INSIDE, abs=0.1)
     assert all("<image>" not in (sample.question or "") for sample in back)
+
+
+def test_boxes_with_several_labels_need_a_task(tmp_path: Path) -> None:
+    """They may be of several classes, or of one whose objects have names of their own."""
+    answer = [{"bbox_2d": [250, 250, 750, 750], "label": label} for label in ("cat", "dog")]
+    row = {"image": "a.png", "problem": THOUSANDTHS, "solution": answer}
+    same = row | {"solution": [{**one, "label": name} for one, name in zip(answer, ("cat", "Cat"), strict=True)]}
+    _, skipped = build(tmp_path / "none", row, same)
+    assert [one["where"] for one in skipped] == ["rows.jsonl:1"]
+    assert "have the labels 'cat', 'dog'; expected --task multiclass_detection" in skipped[0]["reason"]
+    (one,), skipped = build(tmp_path / "several", row, task="multiclass_detection")
+    assert isinstance(one.target, LabelledDetections)
+    assert (one.target.classes, skipped) == (("cat", "dog"), [])
+    (one,), skipped = build(tmp_path / "one", row, task="detection")
+    assert isinstance(one.target, Detections)
+    assert (one.query, skipped) == ("cat", [])
