@@ -107,14 +107,16 @@ class NoServer:
     made: list[NoServer]
     failure: str | None = None
 
-    def __init__(self, settings: Any, *, num_members: int, label: str, devices: str | None = None) -> None:
+    def __init__(
+        self, settings: Any, *, num_members: int, label: str, timeout_s: float, devices: str | None = None
+    ) -> None:
+        assert timeout_s == 90
         self.num_members, self.label, self.devices = num_members, label, devices
         self.address = ServerAddress(name=label, folder=Path("none"))
         self.is_closed = False
         self.made.append(self)
 
-    def wait_until_ready(self, *, timeout_s: float) -> None:
-        assert timeout_s == 90
+    def wait_until_ready(self) -> None:
         if self.failure is not None:
             raise ModelError(self.failure)
 
