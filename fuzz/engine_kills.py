@@ -56,7 +56,7 @@ KINDS = {"a server each": "", "one server": "sampling.vllm_servers = 1"}
 STEPS = 8
 VICTIMS = ("rank 0", "rank 1", "server", "hung server")
 SERVER = "virft.generation.vllm_server"
-TIMEOUT_MINUTES = 0.75
+TIMEOUT_MINUTES = 0.5
 """``sampling.vllm_timeout_minutes`` of the runs: also the start of an engine must take less."""
 SLACK_S = 120.0
 """A run must end or take a step within that timeout and this: reloading, saving, and the launcher's own wait."""

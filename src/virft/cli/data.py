@@ -230,7 +230,7 @@ def add_export(verbs: Verbs) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist or be empty")
     verb.add_argument(
         "--format",
-        choices=("coco", "yolo", "trl", "llama-factory", "lmms-eval"),
+        choices=("coco", "yolo", "trl", "ms-swift", "easyr1", "llama-factory", "lmms-eval"),
         required=True,
         help="format to write",
     )
@@ -240,7 +240,9 @@ def add_export(verbs: Verbs) -> None:
         help="prompt template: paper, short, or a text file with {query}; all but coco and yolo",
     )
     verb.add_argument(
-        "--thinking", action="store_true", help="prompt for a <think> block before the answer (trl, lmms-eval)"
+        "--thinking",
+        action="store_true",
+        help="prompt for a <think> block before the answer (trl, ms-swift, easyr1, lmms-eval)",
     )
     verb.add_argument(
         "--space",
@@ -257,7 +259,7 @@ def export(
     *,
     data: Path,
     out: Path,
-    format: Literal["coco", "yolo", "trl", "llama-factory", "lmms-eval"],
+    format: Literal["coco", "yolo", "trl", "ms-swift", "easyr1", "llama-factory", "lmms-eval"],
     template: str = "paper",
     thinking: bool = False,
     space: str = BoxSpace.RELATIVE_1000,
@@ -269,7 +271,14 @@ def export(
     ``name``: of the lmms-eval task; ``max_completion_tokens``: its token limit.
     """
     from virft.data.store import Store
-    from virft.integrations.export import export_coco, export_llama_factory, export_trl, export_yolo
+    from virft.integrations.export import (
+        export_coco,
+        export_easyr1,
+        export_llama_factory,
+        export_ms_swift,
+        export_trl,
+        export_yolo,
+    )
     from virft.text.prompts import read_template
 
     store = Store(data)
@@ -283,6 +292,10 @@ def export(
             path = export_yolo(store, out)
         case "trl":
             path = export_trl(store, out, template=text, thinking=thinking, space=BoxSpace(space))
+        case "ms-swift":
+            path = export_ms_swift(store, out, template=text, thinking=thinking, space=BoxSpace(space))
+        case "easyr1":
+            path = export_easyr1(store, out, template=text, thinking=thinking, space=BoxSpace(space))
         case "llama-factory":
             path = export_llama_factory(store, out, template=text, space=BoxSpace(space))
         case "lmms-eval":

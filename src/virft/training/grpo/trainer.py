@@ -244,10 +244,10 @@ class GRPOTrainer:
                 start=lambda encoded: lambda: completions,
                 policy_step=saved.policy_step,
             )
-        if flight is None or flight.step != number or self._finished(flight) is None:
+        if flight is None or flight.step != number or (completions := self._finished(flight)) is None:
             return self._sample(number, samples, timer, following=following)
         assert number - flight.policy_step <= self.max_staleness
-        return self._reward(flight, timer)
+        return self._reward(flight, completions, timer)
 
     def _finished(self, flight: InFlight) -> list[list[Completion]] | None:
         """Wait for this rank's completions that were sampled ahead; None if a rank has lost its engines meanwhile.
@@ -329,7 +329,7 @@ class GRPOTrainer:
             first_place=first_place,
             prefetch=None if following is None else lambda: self.ranks.shard(following(1)),
         )
-        return self._reward(flight, timer)
+        return self._reward(flight, flight.completions(), timer)
 
     def _begin(
         self,
@@ -362,9 +362,8 @@ class GRPOTrainer:
         """
         return sample(encoded, self.config.group_size, self.params, StepKey(seed=self.seed, step=number))
 
-    def _reward(self, flight: InFlight, timer: StageTimer) -> Drawn:
-        """Wait for completions and reward them, as of the step that trains on them."""
-        completions = flight.completions()
+    def _reward(self, flight: InFlight, completions: Sequence[Sequence[Completion]], timer: StageTimer) -> Drawn:
+        """Reward the completions of each prompt, as of the step that trains on them."""
         timer.lap("sampling")
         groups = reward_groups(
             flight.samples,
