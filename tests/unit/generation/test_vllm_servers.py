@@ -559,10 +559,13 @@ time.sleep(600)
 
 
 @pytest.mark.usefixtures("server_path")
-def test_a_server_ends_when_its_trainer_is_killed() -> None:
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_server_ends_when_its_trainer_is_killed(is_stopped: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout is not None
         server = psutil.Process(int(trainer.stdout.readline()))
+        if is_stopped:
+            server.suspend()
         trainer.kill()
     server.wait(timeout=20)
 
