@@ -55,7 +55,7 @@ def variety(reading, target, context):
 KINDS = {"a server each": "", "one server": "sampling.vllm_servers = 1"}
 STEPS = 8
 VICTIMS = ("rank 0", "rank 1", "server", "hung server")
-SERVER = "virft.generation.vllm_server"
+SERVER = "virft.generation.vllm_server_main"
 TIMEOUT_MINUTES = 0.5
 """``sampling.vllm_timeout_minutes`` of the runs: also the start of an engine must take less."""
 SLACK_S = 120.0

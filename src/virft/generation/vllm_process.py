@@ -42,7 +42,7 @@ class ServerProcess:
         environment = engine_environment(os.environ, on_cpu=settings.on_cpu, devices=devices)
         with (folder / LOG).open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "virft.generation.vllm_server", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "virft.generation.vllm_server_main", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

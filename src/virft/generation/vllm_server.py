@@ -5,11 +5,9 @@ Required on a CPU: vLLM replaces ``torch.set_num_threads`` and binds the threads
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -17,9 +15,6 @@ from typing import Any
 
 from virft.generation.vllm_engine import EngineOutput, VLLMEngine
 from virft.generation.vllm_wire import GenerateCall, Hello, ServerStart, WeightsCall, receive, receive_weights, send
-
-_PR_SET_PDEATHSIG = 1
-"""Of ``linux/prctl.h``."""
 
 
 class EngineServer:
@@ -128,7 +123,6 @@ def run_server(control: Connection) -> None:
     for one in (signal.SIGINT, signal.SIGTERM):
         # The run handles signals to all of its processes: it finishes its step, which needs the engine.
         signal.signal(one, signal.SIG_IGN)
-    _end_with_parent()
     start: ServerStart = receive(control)
     threading.Thread(target=_end_with, args=(control,), daemon=True).start()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -147,16 +141,3 @@ def _end_with(control: Connection) -> None:
     except (EOFError, OSError):
         # It leads a process group of its own.
         os.killpg(os.getpid(), signal.SIGKILL)
-
-
-def _end_with_parent() -> None:
-    """Have Linux kill this process when the thread that has started it ends.
-
-    ``_end_with`` needs the interpreter lock, which a hung engine may hold, and a stopped process runs no thread.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    run_server(Connection(int(sys.argv[1])))
