@@ -100,7 +100,8 @@ def predict(
     ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``engine`` and ``vllm_gpu_memory`` as the settings
     ``sampling.*``. ``yes_no``: also compute P(yes) of each box. ``skip_refused``: predict without the samples whose
     prompt the model refuses; ``DataError`` names all otherwise. ``train``: training data of the blind baselines.
-    ``show_all``: print all scores, not only the headlines.
+    ``show_all``: print all scores, not only the headlines. Raises ``ConfigError``
+    for ``vllm_gpu_memory`` without vLLM.
     """
     if vllm_gpu_memory is not None and engine == "builtin":
         raise ConfigError("--vllm-gpu-memory has no effect without --engine vllm")

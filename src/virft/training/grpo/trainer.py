@@ -244,10 +244,10 @@ class GRPOTrainer:
                 start=lambda encoded: lambda: completions,
                 policy_step=saved.policy_step,
             )
-        if flight is None or flight.step != number or (completions := self._finished(flight)) is None:
+        if flight is None or flight.step != number or (finished := self._finished(flight)) is None:
             return self._sample(number, samples, timer, following=following)
         assert number - flight.policy_step <= self.max_staleness
-        return self._reward(flight, completions, timer)
+        return self._reward(flight, finished, timer)
 
     def _finished(self, flight: InFlight) -> list[list[Completion]] | None:
         """Wait for this rank's completions that were sampled ahead; None if a rank has lost its engines meanwhile.
