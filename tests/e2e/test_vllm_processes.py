@@ -74,7 +74,8 @@ def test_predict_and_compare_use_the_engine_if_requested(
     config = write_config(folder, scenes / "train")
     done = start(
         "compare", config, *SETTINGS, "grpo.refill_rounds=0", "grpo.steps=1", 'compare.systems=["rft"]',
-        f"compare.tests=[{str(scenes / 'test')!r}]", "compare.noise_repeats=0", "compare.seeds=1", "sampling.max_completion_tokens=7",
+        f"compare.tests=[{str(scenes / 'test')!r}]", "compare.noise_repeats=0", "compare.seeds=1",
+        "sampling.max_completion_tokens=7",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     cards = [path for path in (folder / "run").rglob("card.json") if (path.parent / "predictions.jsonl").exists()]
