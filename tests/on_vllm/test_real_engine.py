@@ -16,9 +16,11 @@ from virft.generation.engine_weights import engine_weights
 from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
-from virft.generation.vllm_client import ServedEngine, ServerProcess
+from virft.generation.training_process import TrainingProcess
+from virft.generation.vllm_client import ServedEngine
 from virft.generation.vllm_engine import Engine, EngineSettings
 from virft.generation.vllm_generator import VLLMGenerator
+from virft.generation.vllm_process import ServerProcess
 from virft.inference.prompting import make_renderer, resolve_prompting
 from virft.models.attention.layout import pack_row
 from virft.models.load import LoadedModel, load_model
@@ -40,9 +42,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("description")
     load_model("virft-tiny").save_description(folder)
     settings = EngineSettings(folder=folder, dtype="float32", on_cpu=True, memory_frac=0.3, sleeps=False)
-    server = ServerProcess(settings, num_members=1, label="vLLM server")
-    server.wait_until_ready(timeout_s=300)
-    made = ServedEngine([server.address], own=[0], started={0: server}, member=0, timeout_s=300)
+    server = ServerProcess(settings, num_members=1, label="vLLM server", timeout_s=300)
+    server.wait_until_ready()
+    made = ServedEngine([server.address], own=[0], started={0: server}, trainer=TrainingProcess(), timeout_s=300)
     yield made
     made.close()
 

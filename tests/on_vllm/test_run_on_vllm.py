@@ -36,3 +36,27 @@ def test_a_resumed_run_on_vllm_equals_an_uninterrupted_one(scenes: Path, tmp_pat
     assert log(cut) == log(whole)
     assert log(cut, "rollouts.jsonl") == log(whole, "rollouts.jsonl")
     assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+def test_greedy_predictions_equal_those_of_the_built_in_generator(scenes: Path, tmp_path: Path) -> None:
+    for engine in ("builtin", "vllm"):
+        assert virft("predict", "virft-tiny", scenes, tmp_path / engine, "--engine", engine) == 0
+    ours, theirs = (log(tmp_path / engine, "predictions.jsonl") for engine in ("builtin", "vllm"))
+    assert [one["text"] for one in theirs] == [one["text"] for one in ours]
+    assert len({one["text"] for one in ours}) > 4
+    for found, expected in zip(theirs, ours, strict=True):
+        assert found["token_logprobs"] == pytest.approx(expected["token_logprobs"], abs=1e-4)
+        assert found["token_ends"] == expected["token_ends"]
+
+
+def test_validation_in_training_is_that_of_the_built_in_generator(scenes: Path, tmp_path: Path) -> None:
+    """The weights of the engine are those after the step."""
+    config = write_config(tmp_path, scenes)
+    settings = ("sampling.engine=vllm", "grpo.steps=2", f"data.validation={scenes}", "data.validate_every=1")
+    assert virft("grpo", config, *settings, "grpo.learning_rate=3e-3") == 0
+    run = tmp_path / "run"
+    found = [log(run / "eval" / f"validation_{step:06d}", "predictions.jsonl") for step in range(3)]
+    assert virft("predict", run / "model", scenes, tmp_path / "after", "--max-completion-tokens", 48) == 0
+    after = log(tmp_path / "after", "predictions.jsonl")
+    assert [one["text"] for one in found[2]] == [one["text"] for one in after]
+    assert [one["text"] for one in found[0]] != [one["text"] for one in after], "training must change something"

@@ -230,7 +230,7 @@ def add_export(verbs: Verbs) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder; must not exist or be empty")
     verb.add_argument(
         "--format",
-        choices=("coco", "yolo", "trl", "llama-factory", "lmms-eval"),
+        choices=("coco", "yolo", "trl", "ms-swift", "easyr1", "llama-factory", "lmms-eval"),
         required=True,
         help="format to write",
     )
@@ -239,7 +239,9 @@ def add_export(verbs: Verbs) -> None:
         help="prompt template: paper, short, or a text file with {query}; all but coco and yolo (default: paper)",
     )
     verb.add_argument(
-        "--thinking", action="store_true", help="prompt for a <think> block before the answer (trl, lmms-eval)"
+        "--thinking",
+        action="store_true",
+        help="prompt for a <think> block before the answer (trl, ms-swift, easyr1, lmms-eval)",
     )
     verb.add_argument(
         "--space",
@@ -257,10 +259,11 @@ def add_export(verbs: Verbs) -> None:
     )
 
 
+_TEXT_FORMATS = ("trl", "ms-swift", "easyr1", "llama-factory", "lmms-eval")
 _FORMATS_OF_OPTION = {
-    "--template": ("trl", "llama-factory", "lmms-eval"),
-    "--space": ("trl", "llama-factory", "lmms-eval"),
-    "--thinking": ("trl", "lmms-eval"),
+    "--template": _TEXT_FORMATS,
+    "--space": _TEXT_FORMATS,
+    "--thinking": tuple(one for one in _TEXT_FORMATS if one != "llama-factory"),
     "--name": ("lmms-eval",),
     "--max-completion-tokens": ("lmms-eval",),
 }
@@ -271,7 +274,7 @@ def export(
     *,
     data: Path,
     out: Path,
-    format: Literal["coco", "yolo", "trl", "llama-factory", "lmms-eval"],
+    format: Literal["coco", "yolo", "trl", "ms-swift", "easyr1", "llama-factory", "lmms-eval"],
     template: str | None = None,
     thinking: bool = False,
     space: str | None = None,
@@ -296,7 +299,14 @@ def export(
                 f"{option} has no effect with --format {format}; remove it, or expected --format {' or '.join(formats)}"
             )
     from virft.data.store import Store
-    from virft.integrations.export import export_coco, export_llama_factory, export_trl, export_yolo
+    from virft.integrations.export import (
+        export_coco,
+        export_easyr1,
+        export_llama_factory,
+        export_ms_swift,
+        export_trl,
+        export_yolo,
+    )
     from virft.text.prompts import read_template
 
     store = Store(data)
@@ -310,6 +320,10 @@ def export(
             path = export_yolo(store, out)
         case "trl":
             path = export_trl(store, out, template=text, thinking=thinking, space=place)
+        case "ms-swift":
+            path = export_ms_swift(store, out, template=text, thinking=thinking, space=place)
+        case "easyr1":
+            path = export_easyr1(store, out, template=text, thinking=thinking, space=place)
         case "llama-factory":
             path = export_llama_factory(store, out, template=text, space=place)
         case "lmms-eval":

@@ -21,6 +21,7 @@ from virft.cli.parsers import (
     add_blind_data,
     add_config,
     add_data,
+    add_engine,
     add_intervals,
     add_max_completion_tokens,
     add_model,
@@ -54,6 +55,7 @@ def add_predict(verbs: Verbs) -> None:
     verb.add_argument("out", metavar="OUT", type=Path, help="output folder for predictions.jsonl and scores.json")
     add_prompting(verb)
     add_precision(verb)
+    add_engine(verb)
     add_max_completion_tokens(verb, 256)
     verb.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
@@ -82,6 +84,8 @@ def predict(
     thinking: bool | None = None,
     dtype: Dtype = "auto",
     load_in_4bit: bool | None = None,
+    engine: Literal["builtin", "vllm"] = "builtin",
+    vllm_gpu_memory: float | None = None,
     max_completion_tokens: int = 256,
     limit: int | None = None,
     yes_no: bool = False,
@@ -93,10 +97,14 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
-    ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``yes_no``: also compute P(yes) of each box. ``skip_refused``:
-    predict without the samples whose prompt the model refuses; ``DataError`` names all otherwise. ``train``: training
-    data of the blind baselines. ``show_all``: print all scores, not only the headlines.
+    ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``engine`` and ``vllm_gpu_memory`` as the settings
+    ``sampling.*``. ``yes_no``: also compute P(yes) of each box. ``skip_refused``: predict without the samples whose
+    prompt the model refuses; ``DataError`` names all otherwise. ``train``: training data of the blind baselines.
+    ``show_all``: print all scores, not only the headlines. Raises ``ConfigError``
+    for ``vllm_gpu_memory`` without vLLM.
     """
+    if vllm_gpu_memory is not None and engine == "builtin":
+        raise ConfigError("--vllm-gpu-memory has no effect without --engine vllm")
     from virft.data.store import Store
     from virft.evaluation.blind_data import find_blind_data, open_blind_data
     from virft.evaluation.prediction_run import describe_workload, require_new_predictions
@@ -111,14 +119,18 @@ def predict(
         _require_confidences(store)
     store.check(decode=True)
     blind_data = open_blind_data(train, store) if train else find_blind_data(store, model=model, place=out)
+    from virft.config.schema import SamplingConfig
     from virft.evaluation.evaluated import evaluate_predictions
     from virft.inference.prompting import resolve_prompting
     from virft.models.load import load_as_trained
-    from virft.recipes.evaluate import PredictionSettings, predict_store, runtime_of
+    from virft.recipes.evaluate import PredictionSettings, predict_store, prediction_engine, runtime_of
 
     loaded = load_as_trained(model, dtype=dtype, in_4bit=load_in_4bit)
     runtime = runtime_of(loaded)
-    with progress_bar() as show:
+    sampling = SamplingConfig(engine=engine)
+    if vllm_gpu_memory is not None:
+        sampling = replace(sampling, vllm_gpu_memory=vllm_gpu_memory)
+    with prediction_engine(loaded, runtime, sampling) as running, progress_bar() as show:
         settings = PredictionSettings(
             prompting=resolve_prompting(loaded, template=template, thinking=thinking),
             max_completion_tokens=max_completion_tokens,
@@ -128,6 +140,7 @@ def predict(
             yes_no=yes_no,
             skip_refused=skip_refused,
             log=say,
+            engine=running,
             reports_stop=True,
         )
         path = predict_store(loaded, store, out, settings=settings, runtime=runtime, limit=limit)

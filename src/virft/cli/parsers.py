@@ -225,6 +225,23 @@ def add_precision(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine(verb: argparse.ArgumentParser) -> None:
+    """Add the inference engine and its memory; named and limited as the settings ``sampling.*``."""
+    verb.add_argument(
+        "--engine",
+        choices=("builtin", "vllm"),
+        default="builtin",
+        help="inference engine: builtin, or vllm (needs the extra vllm, see docs/vllm.md)",
+    )
+    verb.add_argument(
+        "--vllm-gpu-memory",
+        type=arguments.number(float, above=0, at_most=0.95),
+        metavar="FRACTION",
+        help="with --engine vllm: fraction of the accelerator's memory for vLLM (default: "
+        "0.3). On a CPU vLLM always takes 1 GiB for its KV cache",
+    )
+
+
 def add_prompting(verb: argparse.ArgumentParser) -> None:
     """Add the prompt template and the thinking mode."""
     verb.add_argument(

@@ -292,10 +292,16 @@ class SamplingConfig(_Section):
     vllm_timeout_minutes: float = setting_field(
         30.0,
         help="Longest wait for a vLLM server: its start, the completions of a batch, new weights. After it the server "
-        "is killed, and its requests go to another one. If it is not below `parallel.timeout_minutes`, the other "
-        "processes stop waiting first.",
+        "is killed, and its requests go to another one. If twice this time is not below `parallel.timeout_minutes`, "
+        "the other processes may stop waiting first.",
         unit="minutes",
         above=0,
+    )
+    vllm_restarts: int = setting_field(
+        3,
+        help="Number of times that each lost vLLM server is started again. 0: never.",
+        unit="restarts",
+        at_least=0,
     )
     vllm_gpu_memory: float = setting_field(
         0.3,
@@ -1041,6 +1047,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
             "sampling.vllm_servers",
             "sampling.vllm_tensor_parallel",
             "sampling.vllm_timeout_minutes",
+            "sampling.vllm_restarts",
         ),
     ),
     _Condition(

@@ -20,7 +20,7 @@ from virft.data.store import Store
 from virft.errors import DataError
 from virft.evaluation.headlines import headline_statistics, images_of
 from virft.evaluation.joined import JoinedPredictions, join_predictions
-from virft.evaluation.predictions import DTYPE, IN_4BIT, PredictionsCard
+from virft.evaluation.predictions import DTYPE, ENGINE, IN_4BIT, PredictionsCard
 from virft.metrics.bootstrap import Resampled, Statistic, difference_intervals, resample
 from virft.types import JoinedPrediction
 
@@ -201,8 +201,9 @@ def comparison_tree(one: Comparison) -> dict[str, Any]:
 def _facts(card: PredictionsCard) -> dict[str, Any]:
     """Return the settings of predictions, without those that may differ: model and commit."""
     settings = {name: value for name, value in card.settings.items() if name != "commit"}
-    precision = {DTYPE: card.dtype, IN_4BIT: card.in_4bit}  # also of older predictions, which do not say it
-    return {"thinking": card.thinking, "data_hash": card.data_hash, **settings, **precision}
+    # also of predictions whose card does not say it
+    defaults = {DTYPE: card.dtype, IN_4BIT: card.in_4bit, ENGINE: card.engine}
+    return {"thinking": card.thinking, "data_hash": card.data_hash, **settings, **defaults}
 
 
 def _format_value(value: SystemValue) -> str:

@@ -21,6 +21,8 @@ PARTS = "predictions.part-{}.jsonl"
 PREDICTIONS_SCHEMA_VERSION = 1
 DTYPE, IN_4BIT = "dtype", "load_in_4bit"
 """Keys of ``settings``: the precision of the model."""
+ENGINE = "engine"
+"""Key of ``settings``: the engine that made the predictions; absent if it is the built-in generator."""
 YES_NO = "yes_no_question"
 """Key of ``settings``: the question whose P(yes) the boxes have, if they have one."""
 SKIPPED_SAMPLES = "skipped"
@@ -55,6 +57,11 @@ class PredictionsCard:
     def in_4bit(self) -> bool:
         """True if the linear layers of the language model had weights of 4 bits."""
         return bool(self.settings.get(IN_4BIT, False))
+
+    @property
+    def engine(self) -> str:
+        """The engine that made the predictions: "builtin", or vLLM with its version."""
+        return str(self.settings.get(ENGINE, "builtin"))
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from virft.errors import ModelError
 from virft.generation.random_streams import StepKey
 from virft.models.vision import ImageFeatures
 from virft.types import Completion, Prompt
@@ -42,9 +43,13 @@ class EncodedPrompt:
     would be the same."""
 
 
+class SamplerLost(ModelError):
+    """No engine is left to sample with; ``Generator.generate`` waits for one that starts again, if one does."""
+
+
 Sampling = Callable[[], list[list[Completion]]]
 """Waits for completions that are being sampled, and returns those of each prompt, in order; may be called again. Raises
-the error that sampling ended with."""
+the error that sampling ended with: after ``SamplerLost``, ``generate`` may sample the prompts again."""
 
 
 class Generator(Protocol):

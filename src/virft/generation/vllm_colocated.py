@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from virft.generation.generator import SamplerLost
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 
 Gather = Callable[[Sequence[EngineRequest]], list[Sequence[EngineRequest]]]
@@ -47,7 +48,15 @@ class ColocatedEngine:
         first = sum(map(len, of_processes[: self._place]))
         return outputs[first : first + len(requests)]
 
-    def lost_servers(self) -> list[str]:
+    def take_back(self) -> bool:
+        """Return False: there is no server."""
+        return False
+
+    def recover(self, lost: SamplerLost | None) -> bool:
+        """Return False: there is no server."""
+        return False
+
+    def server_messages(self) -> list[str]:
         """Return no message: there is no server."""
         return []
 

@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from virft.generation.generator import SamplerLost
+
 CPU_CACHE_BYTES = 1 << 30
 """Bytes of the KV cache on a CPU, where a fraction of all memory would be too much."""
 
@@ -116,7 +118,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
-        """Sample ``count`` completions for each request, in order."""
+        """Sample ``count`` completions for each request, in order; raises ``SamplerLost`` if no server is left."""
         ...
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -127,8 +129,23 @@ class Engine(Protocol):
         """
         ...
 
-    def lost_servers(self) -> list[str]:
-        """Return a message for each server that was lost since the last call."""
+    def take_back(self) -> bool:
+        """Sample again with servers that have been started again. Returns True if one of them has no weights yet.
+
+        Then ``load_weights`` must send all. A collective operation of all training processes.
+        """
+        ...
+
+    def recover(self, lost: SamplerLost | None) -> bool:
+        """Wait for servers that are being started again, if ``generate`` has raised ``lost`` in any process.
+
+        Returns True if it has: then all weights must be loaded, and ``generate`` called again. Raises ``ModelError`` if
+        no server is being started. A collective operation of all training processes, after each ``generate``.
+        """
+        ...
+
+    def server_messages(self) -> list[str]:
+        """Return a message for each server that was lost, or started again, since the last call."""
         ...
 
     def close(self) -> None:

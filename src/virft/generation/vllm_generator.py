@@ -11,7 +11,7 @@ from torch import Tensor
 
 from virft.errors import ModelError
 from virft.generation.engine_weights import engine_weights
-from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
+from virft.generation.generator import EncodedPrompt, GenerationParams, SamplerLost, Sampling
 from virft.generation.hf_generator import TextDecoder
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling
@@ -58,10 +58,21 @@ class VLLMGenerator:
         With greedy decoding (``temperature`` 0), log-probs are those at temperature 1.
         """
         prompts = list(prompts)
-        outputs = self._engine.generate(*self._prepare(prompts, group_size, params, key))
-        if self._engine.sleeps:
+        outputs: list[list[EngineOutput]] | None = None
+        while True:
+            # A process that has its completions calls again too: it may share a server with one that has none.
+            missing = prompts if outputs is None else []
+            lost = None
+            try:
+                found = self._engine.generate(*self._prepare(missing, group_size, params, key))
+                outputs = found if outputs is None else outputs
+            except SamplerLost as error:
+                lost = error
+            if self._engine.sleeps:
+                self._outdated = "all"
+            if not self._engine.recover(lost):
+                return self._completions(prompts, outputs or [])
             self._outdated = "all"
-        return self._completions(prompts, outputs)
 
     @torch.no_grad()
     def begin(
@@ -96,9 +107,9 @@ class VLLMGenerator:
         if self._outdated == "none":
             self._outdated = "trained"
 
-    def lost_servers(self) -> list[str]:
-        """Return a message for each server that was lost since the last call."""
-        return self._engine.lost_servers()
+    def server_messages(self) -> list[str]:
+        """Return a message for each server that was lost, or started again, since the last call."""
+        return self._engine.server_messages()
 
     def close(self) -> None:
         """End the engine."""
@@ -115,6 +126,8 @@ class VLLMGenerator:
             wait([self._running])
             self._running = None
         if self._outdated != "none":
+            if self._engine.take_back():
+                self._outdated = "all"
             # Every process takes part in gathering sharded weights, whether it sends them or not.
             takes_part = self._engine.receives_weights or self._loaded.gathered_copy is not None
             only_trained = self._outdated == "trained"

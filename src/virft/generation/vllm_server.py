@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -29,7 +28,8 @@ class EngineServer:
         self._engine = engine
         self._listener = listener
         self._num_members = num_members
-        """Of the members, those that have not left."""
+        self._left: set[int] = set()
+        """Members that have disconnected and not come back."""
         self._clients: dict[Connection, Hello] = {}
         self._waiting: dict[Connection, GenerateCall] = {}
         self._version = 0
@@ -49,9 +49,13 @@ class EngineServer:
         accepted, _ = self._listener.accept()
         connection = Connection(accepted.detach())
         try:
-            self._clients[connection] = receive(connection)
+            hello: Hello = receive(connection)
         except (EOFError, OSError):
             connection.close()
+            return
+        self._clients[connection] = hello
+        if hello.member is not None:
+            self._left.discard(hello.member)
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -66,8 +70,10 @@ class EngineServer:
     def _drop(self, connection: Connection) -> None:
         """Forget a client that has ended, so that no batch waits for it."""
         self._waiting.pop(connection, None)
-        if self._clients.pop(connection).member is not None:
-            self._num_members -= 1
+        member = self._clients.pop(connection).member
+        # It may have connected again before its former connection is read.
+        if member is not None and member not in {one.member for one in self._clients.values()}:
+            self._left.add(member)
         connection.close()
 
     def _load(self, connection: Connection, call: WeightsCall) -> None:
@@ -86,7 +92,7 @@ class EngineServer:
         for one in ready:
             if self._clients[one].member is None:
                 self._answer([one])
-        if members and len(members) == self._num_members:
+        if members and len(members) == self._num_members - len(self._left):
             self._answer(sorted(members, key=lambda one: self._clients[one].member or 0))
 
     def _answer(self, batch: list[Connection]) -> None:
@@ -135,7 +141,3 @@ def _end_with(control: Connection) -> None:
     except (EOFError, OSError):
         # It leads a process group of its own.
         os.killpg(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    run_server(Connection(int(sys.argv[1])))

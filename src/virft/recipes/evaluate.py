@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,15 +14,16 @@ from typing import NamedTuple
 
 import torch
 
-from virft.config.schema import Config
+from virft.config.schema import Config, SamplingConfig
 from virft.config.wording import counted
 from virft.data.store import Store
-from virft.errors import DataError, stopped_by_user
+from virft.errors import ConfigError, DataError, stopped_by_user
 from virft.evaluation.joined import join_predictions
 from virft.evaluation.predict import generate_predictions
 from virft.evaluation.prediction_run import CONCURRENT, PredictionRun, plan_batches
 from virft.evaluation.predictions import (
     DTYPE,
+    ENGINE,
     IN_4BIT,
     PREDICTIONS,
     SKIPPED_SAMPLES,
@@ -32,6 +34,8 @@ from virft.evaluation.predictions import (
 from virft.evaluation.score import named_values, score_predictions
 from virft.evaluation.yes_no import YES_NO_QUESTION, YesNoConfidence
 from virft.generation.hf_generator import HFGenerator
+from virft.generation.vllm_generator import VLLMGenerator
+from virft.generation.vllm_start import start_vllm, vllm_name
 from virft.inference.prompting import Prompting, inspect_prompts, make_renderer, resolve_prompting
 from virft.models.load import LoadedModel, load_as_trained
 from virft.models.policy import Policy, make_policy
@@ -67,6 +71,8 @@ class PredictionSettings:
     """Draw the questions of each batch with this seed; None: questions of similar length share a batch."""
     yes_no: bool = False
     """Compute ``yes_probs`` of the predictions, by a question about each predicted box."""
+    engine: VLLMGenerator | None = None
+    """Engine that predicts, with the weights of the model; None: the built-in generator."""
     reports_stop: bool = False
     """Ctrl-C raises ``RunStopped`` with the number of saved predictions; False: the caller handles the interrupt."""
 
@@ -87,6 +93,7 @@ class PredictionSettings:
                 "temperature": 0.0,
                 DTYPE: loaded.precision.dtype,
                 IN_4BIT: loaded.precision.in_4bit,
+                **({} if self.engine is None else {ENGINE: vllm_name()}),
                 "commit": source_commit(),
                 **({YES_NO: YES_NO_QUESTION} if self.yes_no else {}),
                 **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
@@ -107,11 +114,13 @@ def predict_as_trained(
     log: Callable[[str], None] | None = None,
     batch_seed: int | None = None,
     precision: Precision | None = None,
+    sampling: SamplingConfig | None = None,
 ) -> Path:
     """Write a model's predictions for a dataset with image size, prompts and lengths of a run; the path of the file.
 
     ``batch_seed`` as in ``PredictionSettings``. ``precision``: default is that of the run, as the config and the card
-    of the trained model say. Raises ``RunStopped`` after Ctrl-C.
+    of the trained model say. ``sampling``: the engine that predicts; None: the built-in generator, whatever the run
+    sampled with. Raises ``RunStopped`` after Ctrl-C.
     """
     section = config.model
     if precision is None and section.dtype == "auto" and model == section.path:
@@ -123,18 +132,48 @@ def predict_as_trained(
         in_4bit=section.load_in_4bit if precision is None else precision.in_4bit,
         pixels=(section.min_pixels, section.max_pixels),
     )
-    settings = PredictionSettings(
-        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
-        max_completion_tokens=config.sampling.max_completion_tokens,
-        model_name=model,
-        resume=resume,
-        progress=progress,
-        skip_refused=skip_refused,
-        log=log,
-        batch_seed=batch_seed,
-        reports_stop=True,
-    )
-    return predict_store(loaded, store, folder, settings=settings, runtime=runtime_of(loaded), limit=limit)
+    runtime = runtime_of(loaded)
+    with prediction_engine(loaded, runtime, sampling or SamplingConfig()) as engine:
+        settings = PredictionSettings(
+            prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
+            max_completion_tokens=config.sampling.max_completion_tokens,
+            model_name=model,
+            resume=resume,
+            progress=progress,
+            skip_refused=skip_refused,
+            log=log,
+            batch_seed=batch_seed,
+            engine=engine,
+            reports_stop=True,
+        )
+        return predict_store(loaded, store, folder, settings=settings, runtime=runtime, limit=limit)
+
+
+@contextmanager
+def prediction_engine(
+    loaded: LoadedModel, runtime: Runtime, sampling: SamplingConfig
+) -> Iterator[VLLMGenerator | None]:
+    """Inside the block, the engine of ``sampling`` with the weights of a model; None for the built-in generator.
+
+    vLLM runs in server processes: it need not sleep, as nothing is trained. Raises ``ConfigError`` as ``start_vllm``
+    does, and for weights of 4 bits.
+    """
+    if sampling.engine == "builtin":
+        yield None
+        return
+    if loaded.precision.in_4bit:
+        raise ConfigError("the engine is vllm, and the model is loaded in 4 bits; expected builtin, or no 4 bits")
+    with closing(
+        start_vllm(
+            loaded,
+            make_policy(loaded, temperature=1.0).rules,
+            replace(sampling, vllm_mode="server"),
+            dtype=loaded.precision.dtype,
+            on_cpu=runtime.device.type == "cpu",
+            trainer=runtime.ranks.training_process,
+        )
+    ) as engine:
+        yield engine
 
 
 def runtime_of(loaded: LoadedModel) -> Runtime:
@@ -244,14 +283,18 @@ def run_predictions(
     if ranks.is_first:
         run.begin(resume=settings.resume)
     ranks.barrier()
-    missing = ranks.shard(run.missing())
+    all_missing = run.missing()
+    missing = ranks.shard(all_missing)
+    if settings.engine is not None:
+        # An engine may sample one batch for several ranks, so all of them call it equally often.
+        missing += [()] * (math.ceil(len(all_missing) / ranks.count) - len(missing))
     # No rank writes predictions before all ranks have read which are missing.
     ranks.barrier()
     predictions = generate_predictions(
         ([sample_at(i) for i in batch] for batch in missing),
         render=make_renderer(loaded, settings.prompting),
         encode=encode,
-        generator=HFGenerator(policy, loaded.tokenizer, prompts_per_batch=CONCURRENT),
+        generator=settings.engine or HFGenerator(policy, loaded.tokenizer, prompts_per_batch=CONCURRENT),
         max_completion_tokens=settings.max_completion_tokens,
     )
     yes_no = _make_yes_no(loaded, policy, settings, runtime.device) if settings.yes_no else None
@@ -260,12 +303,20 @@ def run_predictions(
     # The context of training, so that validation and predictions compute as the trainer does.
     with stopping, runtime.autocast():
         for indices, batch in zip(missing, predictions, strict=True):
+            if settings.engine is not None and settings.log is not None:
+                for message in settings.engine.server_messages():
+                    settings.log(f"warning: {message}")
+            if not batch:
+                continue
             if yes_no is not None:
                 batch = yes_no.score([sample_at(i) for i in indices], batch)
             run.append(batch, process=ranks.index)
             num_done += len(batch)
             if settings.progress is not None:
                 settings.progress(num_done, num_missing)
+    if settings.engine is not None:
+        # Clears its caches: training continues as a resumed run does, in which these prompts were not predicted.
+        settings.engine.update()
     ranks.barrier()
     if ranks.is_first:
         run.finish()
@@ -348,7 +399,8 @@ def make_validator(
         return _Validation(name, scores, _common_answers(out / PREDICTIONS, stores[name]))
 
     def validate(num_steps: int) -> Mapping[str, float]:
-        with loaded.gathered() as gathered:
+        # An engine has weights of its own, so only images need the gathered copy.
+        with loaded.gathered(only_vision=settings.engine is not None) as gathered:
             found = [validate_on(gathered, name, num_steps) for name in stores]
         values = {
             value_name + (f"@{one.name}" if one.name else ""): value

@@ -13,6 +13,7 @@ from virft.config.schema import Config, DtypeName, GRPOConfig, Method
 from virft.data.training_data import TrainingData
 from virft.errors import ConfigError, DataError
 from virft.files import writing
+from virft.generation.vllm_generator import VLLMGenerator
 from virft.inference.prompting import Prompting
 from virft.models.load import LoadedModel
 from virft.origin import source_commit
@@ -87,7 +88,10 @@ def run_training(
     make = make_grpo_trainer if method == "grpo" else make_sft_trainer
     made: Trainer = make(config, loaded, prompting, runtime, (sample.query for sample in data))
     with closing(made) as trainer:
-        validate = _make_validator(checked, loaded, prompting, runtime, same_start)
+        engine = trainer.generator if isinstance(trainer, GRPOTrainer) else None
+        validate = _make_validator(
+            checked, loaded, prompting, runtime, same_start, engine if isinstance(engine, VLLMGenerator) else None
+        )
         if (line := describe_start(Path(config.run.dir), resume=resume)) is not None:
             log(line)
         facts = _card_facts(checked, loaded, prompting, runtime)
@@ -155,13 +159,19 @@ def _require_sample_per_rank(method: Method, batch_size: int, ranks: Ranks) -> N
 
 
 def _make_validator(
-    run: CheckedRun, loaded: LoadedModel, prompting: Prompting, runtime: Runtime, same_start: Path | None
+    run: CheckedRun,
+    loaded: LoadedModel,
+    prompting: Prompting,
+    runtime: Runtime,
+    same_start: Path | None,
+    engine: VLLMGenerator | None,
 ) -> Callable[[int], Mapping[str, float]] | None:
     config = run.config
     settings = PredictionSettings(
         prompting=prompting,
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=config.model.path,
+        engine=engine,
     )
     folder = Path(config.run.dir) / EVAL
     first = None if same_start is None else same_start / EVAL

@@ -125,7 +125,7 @@ def make_grpo_trainer(
     return GRPOTrainer(
         runner=runner,
         generator=generator,
-        lost_samplers=generator.lost_servers if isinstance(generator, VLLMGenerator) else None,
+        sampler_messages=generator.server_messages if isinstance(generator, VLLMGenerator) else None,
         render=make_renderer(loaded, prompting),
         grader=make_grader(config.reward, config.prompt, config.mixture, loaded.family.box_space),
         optimizer=sharded.optimizer,

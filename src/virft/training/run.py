@@ -51,6 +51,7 @@ _MAY_CHANGE = (
     "sampling.vllm_servers",
     "sampling.vllm_tensor_parallel",
     "sampling.vllm_timeout_minutes",
+    "sampling.vllm_restarts",
     "grpo.microbatch_tokens",
     "sft.microbatch_tokens",
     "parallel.timeout_minutes",

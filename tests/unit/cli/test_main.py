@@ -268,7 +268,7 @@ def test_users_mistake_is_one_message(
         (("predict", "a", "b", "c", "--max_tokens", "9"), "--max_tokens; did you mean --max-completion-tokens?"),
         (("predict", "--templat", "paper"), "unrecognized arguments: --templat; did you mean --template?"),
         (("predict", "a"), "the following arguments are required: DATA, OUT"),
-        (("export", "a", "b", "--format", "coko"), "'coko'; did you mean coco? expected one of coco, yolo, trl, ll"),
+        (("export", "a", "b", "--format", "coko"), "'coko'; did you mean coco? expected one of coco, yolo, trl, ms"),
         (("grpo", "a.toml", "--lr", "1e-4"), "--lr; settings are written KEY=VALUE, without --: did you mean grpo.l"),
         (("sft", "a.toml", "--num-train-epochs=3"), "without --: did you mean sft.steps? steps = epochs x train"),
         (("grpo",), "expected a TOML file of settings, or settings such as data.train=data/mine/train run.dir="),

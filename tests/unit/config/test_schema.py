@@ -178,6 +178,7 @@ def test_settings_without_effect_depend_on_other_settings() -> None:
         "sampling.vllm_servers",
         "sampling.vllm_tensor_parallel",
         "sampling.vllm_timeout_minutes",
+        "sampling.vllm_restarts",
         "sampling.importance_cap",
         "sampling.weights",
         "grpo.vision_lr_scale",

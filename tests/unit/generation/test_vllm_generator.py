@@ -16,7 +16,7 @@ from broken_models import forget_end_of_turn
 from factories import sample, save_image
 from virft.errors import ModelError
 from virft.generation.engine_weights import engine_weights
-from virft.generation.generator import EncodedPrompt, GenerationParams
+from virft.generation.generator import EncodedPrompt, GenerationParams, SamplerLost
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
 from virft.generation.vllm_generator import VLLMGenerator
@@ -44,9 +44,14 @@ class RecordingEngine:
         self.requests: list[EngineRequest] = []
         self.sampling: EngineSampling | None = None
         self.tokens: tuple[int, ...] = (40, 41)
+        self.is_restarted = False
+        self.num_losses = 0
 
     def generate(self, requests: Sequence[EngineRequest], sampling: EngineSampling) -> list[list[EngineOutput]]:
         self.calls.append("generate")
+        if self.num_losses:
+            self.num_losses -= 1
+            raise SamplerLost("no server")
         self.requests, self.sampling = list(requests), sampling
         return [[EngineOutput(token_ids=self.tokens, logprobs=(-0.5,) * len(self.tokens))] * r.count for r in requests]
 
@@ -54,7 +59,16 @@ class RecordingEngine:
         self.calls.append("load_weights")
         self.weights = dict(weights)
 
-    def lost_servers(self) -> list[str]:
+    def take_back(self) -> bool:
+        self.calls += ["take_back"] * self.is_restarted
+        return self.is_restarted
+
+    def recover(self, lost: SamplerLost | None) -> bool:
+        if lost is not None:
+            self.calls.append("recover")
+        return lost is not None
+
+    def server_messages(self) -> list[str]:
         return []
 
     def close(self) -> None:
@@ -229,6 +243,43 @@ def test_a_process_whose_weights_another_one_sends_makes_none(loaded: LoadedMode
     generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
     assert engine.calls == ["load_weights", "generate"]
     assert engine.weights == {}
+
+
+def test_a_server_that_was_started_again_gets_all_weights(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    loaded.model.requires_grad_(False)
+    engine = RecordingEngine()
+    made = generator(loaded, engine)
+    for is_restarted in (False, True):
+        engine.is_restarted, engine.weights = is_restarted, {}
+        made.update()
+        made.generate([encoded], 1, PARAMS, KEY)
+    assert engine.calls == ["load_weights", "generate", "take_back", "load_weights", "generate"]
+    assert "lm_head.weight" in engine.weights
+
+
+def test_without_a_server_it_waits_and_sends_all_weights_again(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    loaded.model.requires_grad_(False)
+    engine = RecordingEngine()
+    made = generator(loaded, engine)
+    made.generate([encoded], 1, PARAMS, KEY)
+    made.update()
+    engine.calls, engine.weights, engine.num_losses = [], {}, 2
+    assert [len(one) for one in made.generate([encoded], 3, PARAMS, KEY)] == [3]
+    lost = ["load_weights", "generate", "recover"]
+    assert engine.calls == [*lost, *lost, "load_weights", "generate"]
+    assert "lm_head.weight" in engine.weights
+
+
+def test_a_process_with_completions_calls_again_for_those_without(loaded: LoadedModel, encoded: EncodedPrompt) -> None:
+    class OtherLost(RecordingEngine):
+        def recover(self, lost: SamplerLost | None) -> bool:
+            return self.calls.count("generate") == 1
+
+    engine = OtherLost()
+    found = generator(loaded, engine).generate([encoded], 1, PARAMS, KEY)
+    assert [len(one) for one in found] == [1]
+    assert engine.calls == ["load_weights", "generate", "load_weights", "generate"]
+    assert engine.requests == []
 
 
 class SlowEngine(RecordingEngine):

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,11 @@ from torch import Tensor
 
 import fake_vllm
 from virft.errors import ModelError
-from virft.generation.vllm_client import ServedEngine, ServerProcess, engine_environment
+from virft.generation.generator import SamplerLost
+from virft.generation.training_process import TrainingProcess
+from virft.generation.vllm_client import Restarts, ServedEngine
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings
+from virft.generation.vllm_process import ServerProcess, engine_environment
 from virft.generation.vllm_server import EngineServer
 from virft.generation.vllm_wire import LOG, ServerAddress
 
@@ -83,15 +86,23 @@ class InThread:
             self.listener.bind("socket")
         self.listener.listen()
         self.server = EngineServer(self.engine, self.listener, num_members)
-        self.is_hung = threading.Event()
+        self.is_slow = False
+        self.failure: str | None = None
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         try:
             self.server.serve()
-        except Ended:
+        except (Ended, OSError):  # an error of the operating system: the listener is closed
             for one in (*self.server._clients, self.listener):
                 one.close()
+
+    def is_starting(self) -> bool:
+        return self.is_slow
+
+    def wait_until_ready(self) -> None:
+        if self.failure is not None:
+            raise ModelError(self.failure)
 
     def describe_end(self) -> str:
         return "was killed"
@@ -105,11 +116,19 @@ class Ended(BaseException):
 
 
 def engine_of(
-    servers: Sequence[InThread], own: Sequence[int], *, member: int = 0, starts: bool = True, timeout_s: float = 20.0
+    servers: Sequence[InThread],
+    own: Sequence[int],
+    *,
+    member: int = 0,
+    starts: bool = True,
+    timeout_s: float = 20.0,
+    union: Callable[[Sequence[Any]], list[Any]] = list,
+    restarts: Restarts | None = None,
 ) -> ServedEngine:
     started = {i: cast(ServerProcess, servers[i]) for i in own} if starts else {}
     addresses = [one.address for one in servers]
-    return ServedEngine(addresses, own=own, started=started, member=member, timeout_s=timeout_s)
+    trainer = TrainingProcess(rank=member, local_rank=member, union=union)
+    return ServedEngine(addresses, own=own, started=started, trainer=trainer, timeout_s=timeout_s, restarts=restarts)
 
 
 @pytest.fixture
@@ -193,9 +212,9 @@ def test_the_requests_of_a_lost_server_go_to_one_of_another_process(folder: Path
     servers[0].engine.error = Ended()
     for number in range(2):
         assert seeds(own.generate([request(number)], SAMPLING)) == [number]
-    (message,) = own.lost_servers()
+    (message,) = own.server_messages()
     assert message == "one is gone and was killed; its log ends so:\nthe log of one"
-    assert own.lost_servers() == []
+    assert own.server_messages() == []
     # its own process samples as before
     assert seeds(other.generate([request(9)], SAMPLING)) == [9]
     assert servers[1].engine.batches == [[0], [1], [9]]
@@ -221,7 +240,7 @@ def test_a_server_that_hangs_is_replaced_after_the_timeout(folder: Path) -> None
     # the second member of the first server never comes
     engine = engine_of(servers, [0], timeout_s=0.3)
     assert seeds(engine.generate([request(4)], SAMPLING)) == [4]
-    (message,) = engine.lost_servers()
+    (message,) = engine.server_messages()
     assert message.startswith("one has not answered within 0.005 minutes and was killed; its log ends so:")
 
 
@@ -272,6 +291,166 @@ def test_a_process_that_has_started_no_server_sends_nothing(folder: Path) -> Non
     assert server.engine.weights == []
 
 
+class Spares:
+    """Servers in threads that take the place of lost ones, in order; ``started`` are those that were used."""
+
+    def __init__(self, folder: Path, number: int, *, num_members: int = 1, limit: int = 3) -> None:
+        self.spares = [InThread(folder, f"spare {i}", num_members=num_members) for i in range(number)]
+        self.started: list[InThread] = []
+        self.restarts = Restarts(start=self._start, limit=limit)
+
+    def _start(self, index: int) -> ServerProcess:
+        self.started.append(self.spares[len(self.started)])
+        return cast(ServerProcess, self.started[-1])
+
+
+def test_a_server_that_is_started_again_is_taken_back_with_new_weights(folder: Path) -> None:
+    servers = [InThread(folder, name, num_members=1) for name in ("one", "two")]
+    spares = Spares(folder, 1)
+    (spare,) = spares.spares
+    spare.is_slow = True
+    engine = engine_of(servers, [0, 1], restarts=spares.restarts)
+    requests = [request(i) for i in range(4)]
+    engine.generate(requests, SAMPLING)
+    servers[0].engine.error = Ended()
+    assert seeds(engine.generate(requests, SAMPLING)) == [0, 1, 2, 3]
+    (message,) = engine.server_messages()
+    assert message == "one is gone and was killed and is started again (1 of 3); its log ends so:\nthe log of one"
+    # While it starts, the other samples, and nothing waits.
+    assert not engine.take_back()
+    engine.load_weights([])
+    assert seeds(engine.generate(requests, SAMPLING)) == [0, 1, 2, 3]
+    assert spare.engine.weights == []
+    spare.is_slow = False
+    assert engine.take_back()
+    assert engine.server_messages() == ["spare 0 was started again and samples from now on"]
+    engine.load_weights([("a", torch.ones(1))])
+    assert seeds(engine.generate(requests, SAMPLING)) == [0, 1, 2, 3]
+    assert [one.keys() for one in spare.engine.weights] == [{"a"}]
+    assert spare.engine.batches == [[0, 2]]
+    assert not engine.take_back(), "its weights are sent once"
+
+
+def test_a_server_that_is_lost_before_it_answers_is_not_started_a_second_time(folder: Path) -> None:
+    servers = [InThread(folder, name, num_members=1) for name in ("one", "two")]
+    spares = Spares(folder, 2)
+    engine = engine_of(servers, [0, 1], restarts=spares.restarts)
+    requests = [request(i) for i in range(4)]
+    engine.generate(requests, SAMPLING)
+    servers[0].engine.error = spares.spares[0].engine.error = Ended()
+    engine.generate(requests, SAMPLING)
+    assert engine.take_back()
+    assert seeds(engine.generate(requests, SAMPLING)) == [0, 1, 2, 3]
+    assert engine.server_messages()[-1].startswith(
+        "spare 0 is gone and was killed, before it answered any request, so it is not started again; its log"
+    )
+    assert not engine.take_back()
+    assert seeds(engine.generate(requests, SAMPLING)) == [0, 1, 2, 3]
+    assert len(spares.started) == 1
+
+
+def test_the_number_of_restarts_is_limited(folder: Path) -> None:
+    spares = Spares(folder, 3, limit=2)
+    engine = engine_of([InThread(folder, "one", num_members=1)], [0], restarts=spares.restarts)
+    current = engine._servers[0]
+    for number in range(3):
+        assert seeds(engine.generate([request(number)], SAMPLING)) == [number]
+        cast(Any, current.process).engine.error = Ended()
+        with pytest.raises(SamplerLost) as caught:
+            engine.generate([request(number)], SAMPLING)
+        if number < 2:
+            assert engine.recover(caught.value)
+    with pytest.raises(ModelError, match="no vLLM server is left to sample with: spare 1 is gone and was killed; its"):
+        engine.recover(caught.value)
+    assert len(spares.started) == 2
+
+
+def test_a_restart_that_fails_ends_the_run_if_no_other_server_is_left(folder: Path) -> None:
+    spares = Spares(folder, 1)
+    spares.spares[0].failure = "spare 0 does not start: ValueError: not enough memory"
+    server = InThread(folder, "one", num_members=1)
+    engine = engine_of([server], [0], restarts=spares.restarts)
+    engine.generate([request(1)], SAMPLING)
+    server.engine.error = Ended()
+    for attempt in range(2):
+        with pytest.raises(SamplerLost) as caught:
+            engine.generate([request(1)], SAMPLING)
+        if attempt == 0:
+            assert engine.recover(caught.value), "it has waited for the restart"
+    with pytest.raises(ModelError, match="no vLLM server is left"):
+        engine.recover(caught.value)
+    assert engine.server_messages()[-1] == spares.spares[0].failure
+
+
+class Union:
+    """A collective operation of two threads."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.parts: dict[int, Sequence[Any]] = {}
+
+    def of(self, rank: int) -> Callable[[Sequence[Any]], list[Any]]:
+        def union(items: Sequence[Any]) -> list[Any]:
+            self.parts[rank] = items
+            self.barrier.wait()
+            found = [*self.parts[0], *self.parts[1]]
+            self.barrier.wait()
+            return found
+
+        return union
+
+
+def test_all_members_of_a_shared_server_come_back_to_it(folder: Path) -> None:
+    union = Union()
+    server = InThread(folder, "one", num_members=2)
+    spares = Spares(folder, 1, num_members=2)
+    engines = [
+        engine_of([server], [0], member=rank, starts=rank == 0, union=union.of(rank), restarts=spares.restarts)
+        for rank in range(2)
+    ]
+
+    def step(rank: int, *, is_killed: bool) -> list[int]:
+        engine = engines[rank]
+        engine.load_weights([])
+        lost = None
+        try:
+            found = engine.generate([request(rank)], SAMPLING)
+        except SamplerLost as error:
+            lost = error
+        assert engine.recover(lost) == is_killed
+        if is_killed:
+            assert engine.take_back() is False, "recover has waited for it, and all weights follow"
+            engine.load_weights([])
+            found = engine.generate([request(rank)], SAMPLING)
+            assert not engine.recover(None)
+        return seeds(found)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(lambda rank: step(rank, is_killed=False), range(2))] == [[0], [1]]
+        server.engine.error = Ended()
+        assert [*pool.map(lambda rank: step(rank, is_killed=True), range(2))] == [[0], [1]]
+        assert [*pool.map(lambda rank: step(rank, is_killed=False), range(2))] == [[0], [1]]
+    assert spares.spares[0].engine.batches == [[0, 1], [0, 1]]
+
+
+def test_a_member_comes_back_to_a_server_that_still_runs(folder: Path) -> None:
+    union = Union()
+    server = InThread(folder, "one", num_members=2)
+    engines = [engine_of([server], [0], member=rank, starts=rank == 0, union=union.of(rank)) for rank in range(2)]
+    connection = engines[1]._servers[0].connection
+    assert connection is not None
+    connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert seeds(pool.submit(engines[0].generate, [request(0)], SAMPLING).result()) == [0]
+        with pytest.raises(SamplerLost):
+            engines[1].generate([request(1)], SAMPLING)
+        assert [*pool.map(lambda engine: engine.take_back(), engines)] == [False, False]
+        found = [pool.submit(engines[rank].generate, [request(rank)], SAMPLING) for rank in range(2)]
+        assert [seeds(one.result()) for one in found] == [[0], [1]]
+    assert server.engine.batches == [[0], [0, 1]]
+
+
 # Servers in processes of their own, with a fake module as vllm.
 
 
@@ -294,21 +473,25 @@ def image_request() -> EngineRequest:
 @pytest.mark.usefixtures("server_path")
 def test_server_processes_sample_die_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    servers = [ServerProcess(settings(), num_members=1, label=f"server {i}", devices="7") for i in range(2)]
+    servers = [
+        ServerProcess(settings(), num_members=1, label=f"server {i}", timeout_s=120, devices="7") for i in range(2)
+    ]
     for server in servers:
-        server.wait_until_ready(timeout_s=120)
+        server.wait_until_ready()
     pids = [server._process.pid for server in servers]
     assert psutil.Process(pids[0]).environ()["CUDA_VISIBLE_DEVICES"] == "7"
     addresses = [server.address for server in servers]
     assert [one.name for one in addresses] == [f"server {i} (process {pid}, GPU 7)" for i, pid in enumerate(pids)]
-    engine = ServedEngine(addresses, own=[0, 1], started=dict(enumerate(servers)), member=0, timeout_s=120)
+    engine = ServedEngine(
+        addresses, own=[0, 1], started=dict(enumerate(servers)), trainer=TrainingProcess(), timeout_s=120
+    )
     engine.load_weights([("a", torch.ones(2, dtype=torch.bfloat16))])
     expected = [EngineOutput(token_ids=(7 + i, 3), logprobs=(-0.5, -0.25)) for i in range(2)]
     assert engine.generate([image_request()] * 3, SAMPLING) == [expected] * 3
     os.kill(pids[0], signal.SIGKILL)
     engine.load_weights([("a", torch.zeros(2, dtype=torch.bfloat16))])
     assert engine.generate([image_request()] * 3, SAMPLING) == [expected] * 3
-    (message,) = engine.lost_servers()
+    (message,) = engine.server_messages()
     assert message.startswith(f"server 0 (process {pids[0]}, GPU 7) is gone and ended with status -9; its log ends so:")
     os.kill(pids[1], signal.SIGSTOP)
     engine.close()
@@ -317,34 +500,72 @@ def test_server_processes_sample_die_and_end(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("server_path")
+def test_a_killed_server_process_is_started_again() -> None:
+    def start(index: int) -> ServerProcess:
+        return ServerProcess(settings(), num_members=1, label=f"server {index}", timeout_s=120)
+
+    first = start(0)
+    first.wait_until_ready()
+    engine = ServedEngine(
+        [first.address],
+        own=[0],
+        started={0: first},
+        trainer=TrainingProcess(),
+        timeout_s=120,
+        restarts=Restarts(start=start, limit=1),
+    )
+    engine.load_weights([])
+    before = engine.generate([image_request()], SAMPLING)
+    os.kill(first._process.pid, signal.SIGKILL)
+    with pytest.raises(SamplerLost) as caught:
+        engine.generate([image_request()], SAMPLING)
+    assert engine.recover(caught.value)
+    second = engine._servers[0].process
+    assert second is not None
+    engine.load_weights([])
+    assert engine.generate([image_request()], SAMPLING) == before
+    assert [line.splitlines()[0] for line in engine.server_messages()] == [
+        f"server 0 (process {first._process.pid}) is gone and ended with status -9 and is started again (1 of 1); "
+        "its log ends so:",
+        f"server 0 (process {second._process.pid}) was started again and samples from now on",
+    ]
+    engine.close()
+    assert not psutil.pid_exists(second._process.pid)
+    assert not first.address.folder.exists()
+
+
+@pytest.mark.usefixtures("server_path")
 def test_an_engine_that_does_not_start_raises_with_its_reason() -> None:
-    server = ServerProcess(settings(dtype="bfloat16"), num_members=1, label="server 1 of 1")
+    server = ServerProcess(settings(dtype="bfloat16"), num_members=1, label="server 1 of 1", timeout_s=120)
     with pytest.raises(
         ModelError, match=r"server 1 of 1 \(process \d+\) does not start: ValueError: not enough memory;"
     ):
-        server.wait_until_ready(timeout_s=120)
+        server.wait_until_ready()
     assert not psutil.pid_exists(server._process.pid)
 
 
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from virft.generation.vllm_client import ServerProcess
 from virft.generation.vllm_engine import EngineSettings
+from virft.generation.vllm_process import ServerProcess
 
 settings = EngineSettings(folder=Path("m"), dtype="float32", on_cpu=True, memory_frac=0.3, sleeps=False)
-server = ServerProcess(settings, num_members=1, label="server")
-server.wait_until_ready(timeout_s=120)
+server = ServerProcess(settings, num_members=1, label="server", timeout_s=120)
+server.wait_until_ready()
 print(server._process.pid, flush=True)
 time.sleep(600)
 """
 
 
 @pytest.mark.usefixtures("server_path")
-def test_a_server_ends_when_its_trainer_is_killed() -> None:
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_server_ends_when_its_trainer_is_killed(is_stopped: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout is not None
         server = psutil.Process(int(trainer.stdout.readline()))
+        if is_stopped:
+            server.suspend()
         trainer.kill()
     server.wait(timeout=20)
 

@@ -17,9 +17,13 @@ from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
 from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace, intersection_over_union
+from virft.integrations import easyr1
 from virft.integrations.export import export_yolo, trl_dataset
+from virft.integrations.ms_swift import make_orm
 from virft.tasks import TASKS
-from virft.types import Answer, Label, Sample, Target
+from virft.tasks.grader import Grader
+from virft.tasks.reward import RewardRule
+from virft.types import Answer, Label, RewardContext, Sample, ShortAnswer, Target
 
 FOX = sample(detections((10, 10, 30.5, 40)), id="1")
 NONE = sample(detections(), id="2", query="hen")
@@ -167,6 +171,46 @@ def test_llama_factory_targets_are_parsed_as_the_target(tmp_path: Path, space: B
             assert only_iou(one.task, reading.answer, one.target) > 0.95
         else:
             assert reading.answer == one.target
+
+
+SHORT = sample(ShortAnswer(answers=("200",), kind="number"), id="5", task="short_answer", query="What is the weight?")
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
+    """Return a dataset of each task."""
+    folder = tmp_path_factory.mktemp("tasks")
+    found = {"short_answer": Store(save(folder, SHORT))}
+    for task in TASKS:
+        if task != "short_answer":
+            assert main(["build", "scenes", str(folder / task), "--task", task, "--questions", "6"]) == 0
+            found[task] = Store(folder / task)
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ground_truths_of_every_task_are_rewarded_by_the_exports_of_other_trainers(
+    stores: dict[str, Store], task: str, tmp_path: Path
+) -> None:
+    store, how = stores[task], {"box_space": "relative_1000", "thinking": False}
+    for name in ("ms-swift", "easyr1"):
+        assert main(["export", str(store.folder), str(tmp_path / name), "--format", name]) == 0
+    swift, easy = (
+        [json.loads(line) for line in (tmp_path / name / "rows.jsonl").read_text().splitlines()]
+        for name in ("ms-swift", "easyr1")
+    )
+    for first, second, one in zip(swift, easy, store, strict=True):
+        ((message,), images, truth) = first["messages"], first["images"], first["ground_truth"]
+        assert second == {"prompt": message["content"], "images": images, "answer": truth}
+        assert message["content"].count("<image>") == len(images) == len(one.images)
+        assert all(Path(image).is_file() for image in images)
+        text = TASKS[one.task].render_for(one, space=BoxSpace.RELATIVE_1000, resized=one.target_size)
+        grader = Grader(rule=RewardRule(), thinking=False, box_space=BoxSpace.RELATIVE_1000)
+        expected = grader.grade(text, one, resized=one.target_size, context=RewardContext())
+        assert expected.total > 1.9, "format and at least one part in full"
+        assert make_orm(**how)()(completions=[text], ground_truth=[truth]) == [expected.total]
+        (found,) = easyr1.compute_score([{"response": text, "ground_truth": truth}], **how)
+        assert found == {"overall": expected.total, **expected.parts}
 
 
 def test_a_trl_row_records_its_prompting_and_image_size(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def _predict(
     if (out / PREDICTIONS).exists():
         return out / PREDICTIONS
     progress = Progress(len(store))
-    path = predict_as_trained(own, model, store, out, resume=out.exists())
+    path = predict_as_trained(own, model, store, out, resume=out.exists(), sampling=config.sampling)
     blind_data = _blind_data(config, store)
     evaluated = evaluate_predictions(path, store, blind_data, known_blind=known.get(store.hash, ()))
     known[store.hash] = evaluated.blind
@@ -295,7 +295,10 @@ def _measure_repeatability(
             folder = base / REPEATED / f"{test}_{repeat}"
             if not (folder / PREDICTIONS).exists():
                 path = config.model.path
-                predict_as_trained(config, path, store, folder, resume=folder.exists(), batch_seed=repeat)
+                resume = folder.exists()
+                predict_as_trained(
+                    config, path, store, folder, resume=resume, batch_seed=repeat, sampling=config.sampling
+                )
             paths.append(folder / PREDICTIONS)
         values = [measure_values(path, store) for path in paths]
         found[test] = {

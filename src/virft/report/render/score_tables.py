@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from virft.config.wording import counted
-from virft.evaluation.predictions import DTYPE, IN_4BIT
+from virft.evaluation.predictions import DTYPE, ENGINE, IN_4BIT
 from virft.metrics.bootstrap import difference_intervals
 from virft.metrics.labels import label_of
 from virft.models.precision import Precision
@@ -323,7 +323,8 @@ def _facts(columns: Sequence[_Column]) -> tuple[str, ...]:
     hashes = dict.fromkeys(f"data {one.data_hash[:12]}" for one in scores)
     settings = [one.settings for column in columns for one in column.predictions]
     precisions = dict.fromkeys(str(Precision(one[DTYPE], one[IN_4BIT])) for one in settings if DTYPE in one)
-    return (scores[0].task, *protocols, *questions, *hashes, *precisions)
+    engines = dict.fromkeys(f"predicted with {one[ENGINE]}" for one in settings if ENGINE in one)
+    return (scores[0].task, *protocols, *questions, *hashes, *precisions, *engines)
 
 
 def _by_name(columns: Sequence[_Column]) -> list[ByName]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from virft.config.schema import GRPOConfig
 from virft.errors import DataError, ModelError
-from virft.generation.generator import EncodedPrompt, GenerationParams, Generator, Sampling
+from virft.generation.generator import EncodedPrompt, GenerationParams, Generator, SamplerLost, Sampling
 from virft.generation.random_streams import StepKey
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt
@@ -43,7 +43,7 @@ from virft.training.prompt_loader import Following, PromptLoader, no_samples
 from virft.training.sft.trainer import SFTTrainer
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
-from virft.types import RewardContext, RewardReport, RolloutGroup, Sample, Unreadable
+from virft.types import Completion, RewardContext, RewardReport, RolloutGroup, Sample, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,8 +114,9 @@ class GRPOTrainer:
     """In place of ``reference``: context in which the policy is its own reference (LoRA: adapters disabled)."""
     warm_start: SFTTrainer | None = None
     """Takes the steps of the warm start, with the same policy and optimizer; None without a warm start."""
-    lost_samplers: Callable[[], list[str]] | None = None
-    """Messages about engines of this rank that were lost and replaced since the last call; None if none can be lost."""
+    sampler_messages: Callable[[], list[str]] | None = None
+    """Messages about engines that this rank has lost, replaced or started again since the last call; None if none can
+    be lost."""
     refill: Callable[[int, int], Sequence[Sample]] | None = None
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
     write_target: WriteTarget | None = None
@@ -187,11 +188,11 @@ class GRPOTrainer:
 
     def in_flight(self) -> str:
         """The completions that are sampled ahead, for a checkpoint; waits for them. A collective operation."""
-        if (flight := self._in_flight) is None:
+        if (flight := self._in_flight) is None or (completions := self._finished(flight)) is None:
             return ""
         # In the order of the batch: another number of ranks may resume.
         found = self.ranks.gather(
-            [(sample.id, of_prompt) for sample, of_prompt in zip(flight.samples, flight.completions(), strict=True)]
+            [(sample.id, of_prompt) for sample, of_prompt in zip(flight.samples, completions, strict=True)]
         )
         ids, completions = [name for name, _ in found], [of_prompt for _, of_prompt in found]
         return format_flight(SavedFlight(flight.step, flight.policy_step, ids, completions))
@@ -243,10 +244,21 @@ class GRPOTrainer:
                 start=lambda encoded: lambda: completions,
                 policy_step=saved.policy_step,
             )
-        if flight is None or flight.step != number:
+        if flight is None or flight.step != number or (finished := self._finished(flight)) is None:
             return self._sample(number, samples, timer, following=following)
         assert number - flight.policy_step <= self.max_staleness
-        return self._reward(flight, timer)
+        return self._reward(flight, finished, timer)
+
+    def _finished(self, flight: InFlight) -> list[list[Completion]] | None:
+        """Wait for this rank's completions that were sampled ahead; None if a rank has lost its engines meanwhile.
+
+        Then all ranks sample the step anew, with the current weights, as a resumed run does. A collective operation.
+        """
+        try:
+            completions = flight.completions()
+        except SamplerLost:
+            completions = None
+        return None if self.ranks.max(completions is None) > 0 else completions
 
     def _sample_ahead(self, number: int, following: Following, timer: StageTimer) -> None:
         """Begin to sample the groups of the next step, with the weights that this step is about to change."""
@@ -317,7 +329,7 @@ class GRPOTrainer:
             first_place=first_place,
             prefetch=None if following is None else lambda: self.ranks.shard(following(1)),
         )
-        return self._reward(flight, timer)
+        return self._reward(flight, flight.completions(), timer)
 
     def _begin(
         self,
@@ -350,9 +362,8 @@ class GRPOTrainer:
         """
         return sample(encoded, self.config.group_size, self.params, StepKey(seed=self.seed, step=number))
 
-    def _reward(self, flight: InFlight, timer: StageTimer) -> Drawn:
-        """Wait for completions and reward them, as of the step that trains on them."""
-        completions = flight.completions()
+    def _reward(self, flight: InFlight, completions: Sequence[Sequence[Completion]], timer: StageTimer) -> Drawn:
+        """Reward the completions of each prompt, as of the step that trains on them."""
         timer.lap("sampling")
         groups = reward_groups(
             flight.samples,
@@ -670,9 +681,9 @@ class GRPOTrainer:
         return metrics
 
     def _sampler_warning(self, number: int, gap: float | None) -> str | None:
-        """Warning about lost engines of any rank and about the gap of their log-probs; None without one."""
-        lost = [] if self.lost_samplers is None else self.ranks.union(self.lost_samplers())
-        found = [f"step {number + 1}: {one}" for one in lost]
+        """Warning about engines that any rank has lost and about the gap of their log-probs; None without one."""
+        messages = [] if self.sampler_messages is None else self.ranks.union(self.sampler_messages())
+        found = [f"step {number + 1}: {one}" for one in messages]
         if (warning := self._gap_warning(number, gap)) is not None:
             found.append(warning)
         return "\n".join(found) or None

@@ -13,7 +13,7 @@ import torch
 from group_factories import completion
 from toy_training import ToyGenerator, question, toy_trainer
 from virft.errors import DataError, RunError
-from virft.generation.generator import Sampling
+from virft.generation.generator import SamplerLost, Sampling
 from virft.models.renderer import RenderedPrompt
 from virft.training.grpo.in_flight import SavedFlight, format_flight, parse_flight
 from virft.training.grpo.trainer import GRPOReport, GRPOTrainer
@@ -207,3 +207,37 @@ def test_a_failure_of_the_engine_is_raised_by_the_step_that_needs_its_completion
     steps(trainer, [0])
     with pytest.raises(RuntimeError, match="the engine died"):
         steps(trainer, [1])
+
+
+def test_after_the_loss_of_all_engines_a_step_is_sampled_anew_with_the_current_weights() -> None:
+    """As a resumed run does, whose checkpoint has no completions in flight."""
+    lost: list[int] = []
+
+    class Engine(ToyGenerator):
+        def begin(self, prompts: Any, *arguments: Any) -> Sampling:
+            found = self.generate(prompts, *arguments)
+            step = arguments[-1].step
+
+            def wait() -> Any:
+                if step == 2:
+                    lost.append(step)
+                    raise SamplerLost("no vLLM server is left to sample with")
+                return found
+
+            return wait
+
+    trainer = stale_trainer()
+    trainer.generator = Engine(trainer.policy)  # type: ignore[arg-type]
+    first = steps(trainer, [0, 1])
+    assert trainer.in_flight() == ""
+    current = weights(trainer)
+    second = steps(trainer, [2, 3])
+    assert lost == [2, 2]
+    assert [one.metrics["staleness"] for one in (*first, *second)] == [0, 1, 0, 1]
+    resumed = stale_trainer()
+    resumed.generator = Engine(resumed.policy)  # type: ignore[arg-type]
+    steps(resumed, [0, 1])
+    assert weights(resumed) == current
+    resumed.restore_in_flight("")
+    assert sampled_with(steps(resumed, [2, 3])) == sampled_with(second)
+    assert weights(resumed) == weights(trainer)

@@ -94,7 +94,7 @@ def test_the_sampler_gets_the_weights_that_a_rollback_restores(monkeypatch: pyte
 
 def test_a_lost_sampler_is_reported_with_its_step() -> None:
     trainer = toy_trainer()
-    trainer.lost_samplers = lambda: ["vLLM server 1 is gone"]
+    trainer.sampler_messages = lambda: ["vLLM server 1 is gone"]
     assert trainer.step(4, SAMPLES).warning == "step 5: vLLM server 1 is gone"
 
 
