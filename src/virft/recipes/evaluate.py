@@ -26,6 +26,7 @@ from virft.evaluation.predictions import (
     PREDICTIONS,
     SKIPPED_SAMPLES,
     YES_NO,
+    ZOOM,
     PredictionsCard,
     read_predictions_card,
 )
@@ -88,6 +89,7 @@ class PredictionSettings:
                 DTYPE: loaded.precision.dtype,
                 IN_4BIT: loaded.precision.in_4bit,
                 "commit": source_commit(),
+                **({ZOOM: True} if self.prompting.zoom else {}),
                 **({YES_NO: YES_NO_QUESTION} if self.yes_no else {}),
                 **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
@@ -124,7 +126,9 @@ def predict_as_trained(
         pixels=(section.min_pixels, section.max_pixels),
     )
     settings = PredictionSettings(
-        prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
+        prompting=resolve_prompting(
+            loaded, template=config.prompt.template, thinking=config.prediction_thinking, zoom=config.prompt.zoom
+        ),
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=model,
         resume=resume,
@@ -280,7 +284,7 @@ def _make_yes_no(
         policy,
         loaded.tokenizer,
         # the question is the sample's own, so the template does not matter
-        render=make_renderer(loaded, replace(settings.prompting, thinking=False, thinking_by_origin={})),
+        render=make_renderer(loaded, replace(settings.prompting, thinking=False, zoom=False, thinking_by_origin={})),
         thinking=settings.prompting.thinking,
         space=loaded.family.box_space,
         device=device,

@@ -121,7 +121,7 @@ def make_grpo_trainer(
         feature_cache=_feature_cache(config.model),
         count_update=_count_update(config.model, loaded),
     )
-    generator = _make_generator(config.sampling, loaded, sharded.gathered or policy, runtime, merges=merges)
+    generator = _make_generator(config.sampling, loaded, sharded.gathered or policy, runner, merges=merges)
     return GRPOTrainer(
         runner=runner,
         generator=generator,
@@ -141,6 +141,7 @@ def make_grpo_trainer(
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
         warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
+        zoom=prompting.zoom,
         num_workers=_num_workers(config.data, runtime),
         max_staleness=config.sampling.max_staleness,
     )
@@ -284,7 +285,7 @@ def _target_text(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample,
 
 
 def _make_generator(
-    sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime, *, merges: bool
+    sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runner: PolicyRunner, *, merges: bool
 ) -> Generator:
     """The engine that samples in training: the policy itself, or vLLM, which is started here.
 
@@ -297,7 +298,9 @@ def _make_generator(
             merge_adapters=merges,
             cuda_graph=sampling.cuda_graph,
             prompts_per_batch=sampling.prompts_per_batch,
+            encode_turns=runner.encode_turns,
         )
+    runtime = runner.runtime
     return start_vllm(
         loaded,
         policy.rules,

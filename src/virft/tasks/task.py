@@ -418,12 +418,18 @@ class Task:
         )
 
     def format_question(
-        self, sample: Sample, *, template: str, thinking: bool, space: BoxSpace = BoxSpace.RELATIVE_1000
+        self,
+        sample: Sample,
+        *,
+        template: str,
+        thinking: bool,
+        zoom: bool = False,
+        space: BoxSpace = BoxSpace.RELATIVE_1000,
     ) -> str:
         """Return the sample's question: its dataset's own text, else one made from the template."""
         if sample.question is not None:
             return sample.question
-        return fill_template(self.prompts, sample.query, template=template, thinking=thinking, space=space)
+        return fill_template(self.prompts, sample.query, template=template, thinking=thinking, zoom=zoom, space=space)
 
     def read_target_text(self, text: str, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
         """Return the reading of a target that is given as the text of an answer block with its tags."""

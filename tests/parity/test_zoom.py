@@ -1,0 +1,167 @@
+"""Completions with a zoom call equal the plain computation of both turns, images included."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from factories import reading, sample
+from literal_grpo import MAX_COMPLETION_TOKENS, assert_same_gradients, literal_loss
+from plain_computation import RULES, make_groups, make_pair
+from tiny_models import EOS, MAKERS
+from tiny_policies import Tokenizer
+from virft.generation import hf_generator
+from virft.generation.generator import GenerationParams
+from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
+from virft.training.grpo.loss import policy_loss
+from virft.training.grpo.pack import pack_step
+from virft.training.grpo.rollout import rendered_turns
+from virft.types import Detections, FinishReason, RewardReport, RolloutGroup
+from zoom_turns import REFUSED, calling_prompts, make_crops, packed_logprobs, plain_turns
+
+KEY = StepKey(seed=5, step=2)
+FAMILIES = sorted(MAKERS.keys() - REFUSED)
+
+
+def sampled(model_type, temperature=0.9, limit=14, prompts_per_batch=None, device="cpu", **options):
+    plain, policy = make_pair(model_type, device)
+    policy.model.generation_config.eos_token_id = [EOS, *range(20)]  # so that rows end at different times
+    groups, crops = make_groups(policy.config), make_crops(policy.config)
+    prompts = calling_prompts(policy, groups, crops, **options)
+    generator = HFGenerator(policy, Tokenizer(), prompts_per_batch=prompts_per_batch)
+    params = GenerationParams(max_completion_tokens=limit, temperature=temperature)
+    drawn = generator.generate(prompts, 6, params, KEY)
+    return plain, groups, crops, drawn
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_logprobs_of_both_turns_equal_those_of_the_whole_conversation(model_type, device, tolerance):
+    plain, groups, crops, drawn = sampled(model_type, device=device)
+    num_zooms = [sum(one.zoom is not None for one in group) for group in drawn]
+    assert min(num_zooms) >= 1 and sum(num_zooms) < 12, "some completions must call, and some not"
+    with torch.no_grad():
+        for group, crop, completions in zip(groups, crops, drawn, strict=True):
+            for one in completions:
+                expected = plain_turns(plain, group, crop, one)
+                found = torch.tensor(one.sampler_logprobs, device=device)
+                torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
+                assert len(one.token_ids) == len(one.token_ends) <= 14
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_greedy_turns_are_those_of_the_whole_conversation(model_type):
+    plain, groups, crops, drawn = sampled(model_type, temperature=0.0, is_call=lambda ids: True)
+    with torch.no_grad():
+        for group, crop, completions in zip(groups, crops, drawn, strict=True):
+            assert (zoom := completions[0].zoom) is not None
+            found = torch.tensor(completions[0].sampler_logprobs)
+            torch.testing.assert_close(found, plain_turns(plain, group, crop, completions[0]), atol=1e-5, rtol=0)
+            # every token is the most likely one of the plain computation
+            best = plain_turns(plain, group, crop, completions[0], best=True)
+            torch.testing.assert_close(found, best, atol=1e-5, rtol=0)
+            assert len(completions[0].token_ids) > zoom.num_tokens
+
+
+def test_batches_and_compaction_do_not_change_completions(monkeypatch):
+    _, _, _, expected = sampled("qwen2_5_vl")
+    _, _, _, found = sampled("qwen2_5_vl", prompts_per_batch=1)
+    monkeypatch.setattr(hf_generator, "_COMPACT_BELOW", 0.0)
+    monkeypatch.setattr(hf_generator, "_CHECK_EVERY", {"cpu": 4})  # as on a GPU: rows have ended before the check
+    _, _, _, uncompacted = sampled("qwen2_5_vl")
+    for other in (found, uncompacted):
+        for own, one in zip((c for g in expected for c in g), (c for g in other for c in g), strict=True):
+            assert (one.token_ids, one.zoom, one.text) == (own.token_ids, own.zoom, own.text)
+            assert one.sampler_logprobs == pytest.approx(own.sampler_logprobs, abs=1e-5)
+
+
+def test_the_limit_holds_for_both_turns_together():
+    _, _, _, drawn = sampled("qwen2_vl", limit=6, is_call=lambda ids: True)
+    completions = [one for group in drawn for one in group]
+    assert all(len(one.token_ids) <= 6 for one in completions)
+    zoomed = [one for one in completions if one.zoom is not None]
+    assert {one.finish_reason for one in zoomed} == {FinishReason.STOP, FinishReason.LENGTH}
+    # a first turn that is truncated, or leaves no token, is not answered
+    assert all(one.zoom.num_tokens < 6 for one in zoomed)
+    assert any(one.zoom is None and one.finish_reason is FinishReason.STOP for one in completions)
+
+
+def test_prompts_without_calls_are_sampled_as_before():
+    _, policy = make_pair("qwen2_vl")
+    policy.model.generation_config.eos_token_id = [EOS, *range(20)]
+    groups, params = make_groups(policy.config), GenerationParams(max_completion_tokens=12, temperature=0.9)
+    prompts = calling_prompts(policy, groups, make_crops(policy.config), is_call=lambda ids: False)
+    generator = HFGenerator(policy, Tokenizer())
+    plain = [replace(one, answer_call=None) for one in prompts]
+    assert generator.generate(prompts, 6, params, KEY) == generator.generate(plain, 6, params, KEY)
+
+
+def rollouts(model_type, device="cpu"):
+    plain, policy = make_pair(model_type, device)
+    policy.model.generation_config.eos_token_id = [EOS, *range(20)]
+    groups, crops = make_groups(policy.config), make_crops(policy.config)
+    prompts = calling_prompts(policy, groups, crops)
+    params = GenerationParams(max_completion_tokens=MAX_COMPLETION_TOKENS, temperature=RULES.temperature)
+    drawn = HFGenerator(policy, Tokenizer()).generate(prompts, 4, params, KEY)
+    rewards = [[0.2, 1.7, 0.4, 1.1], [1.0, 2.5, 0.3, 0.9]]
+    found = [
+        RolloutGroup(
+            sample=sample(id=str(number)),
+            prompt=prompt.prompt,
+            completions=tuple(completions),
+            reports=tuple(RewardReport(total=r, parts={}, reading=reading(Detections())) for r in own),
+            policy_step=0,
+        )
+        for number, (prompt, completions, own) in enumerate(zip(prompts, drawn, rewards, strict=True))
+    ]
+    assert 2 <= sum(one.zoom is not None for group in drawn for one in group) <= 6
+    insertions = [
+        [None if turn is None else turn.insertion for turn in rendered_turns(prompt, group)]
+        for prompt, group in zip(prompts, drawn, strict=True)
+    ]
+    return plain, policy, groups, crops, prompts, found, insertions
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+@pytest.mark.parametrize("microbatch_tokens", [4096, 60])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_loss_and_gradients_of_two_turns_equal_those_of_each_completion_alone(model_type, microbatch_tokens, is_frozen):
+    plain, policy, groups, crops, prompts, found, insertions = rollouts(model_type)
+    if is_frozen:
+        for model in (plain, policy.model):
+            for parameter in policy.family.vision_parameters(model):
+                parameter.requires_grad_(False)
+    batches = pack_step(
+        found,
+        prompts,
+        loss="token_mean",
+        max_completion_tokens=MAX_COMPLETION_TOKENS,
+        scale_by_std=True,
+        drop_equal=False,
+        microbatch_tokens=microbatch_tokens,
+        insertions=insertions,
+    )
+    assert (len(batches) > 1) == (microbatch_tokens == 60)
+    total = 0.0
+    for batch in batches:
+        logprobs = packed_logprobs(policy, groups, crops, batch, is_frozen=is_frozen)
+        # the sampler's log-probs are those of the update, token by token, and no tool token is among them
+        torch.testing.assert_close(logprobs, batch.sampler_logprobs, atol=1e-5, rtol=0)
+        result = policy_loss(logprobs, advantages=batch.advantages, weights=batch.weights)
+        result.loss.backward()
+        total += result.loss.item()
+    completions = {(g, one.token_ids): one for g, group in enumerate(found) for one in group.completions}
+    alone = [
+        (*group[:2], [list(one.token_ids) for one in own.completions]) for group, own in zip(groups, found, strict=True)
+    ]
+
+    def plain_of(group):
+        number = next(i for i, one in enumerate(groups) if one[0] == group[0])
+        return plain_turns(plain, group, crops[number], completions[number, tuple(group[2][0])])
+
+    expected = literal_loss(alone, [one.rewards for one in found], plain_of, kind="token_mean", kl_coef=0.0)
+    expected.backward()
+    assert total == pytest.approx(expected.item(), abs=1e-5)
+    assert_same_gradients(plain, policy.model, at_least=20)
