@@ -6,20 +6,29 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from factories import reading, sample
 from literal_grpo import MAX_COMPLETION_TOKENS, assert_same_gradients, literal_loss
 from plain_computation import RULES, make_groups, make_pair
 from tiny_models import EOS, MAKERS
-from tiny_policies import Tokenizer
+from tiny_policies import Tokenizer, loaded_of
+from virft.errors import ModelError
+from virft.evaluation.predict import generate_predictions
 from virft.generation import hf_generator
 from virft.generation.generator import GenerationParams
 from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
+from virft.inference import prompting
+from virft.models.load import load_as_trained
+from virft.models.policy import make_policy
+from virft.models.renderer import Renderer
+from virft.models.tiny import tiny_folder
 from virft.training.grpo.loss import policy_loss
 from virft.training.grpo.pack import pack_step
 from virft.training.grpo.rollout import rendered_turns
-from virft.types import Detections, FinishReason, RewardReport, RolloutGroup
+from virft.types import Box, Detections, FinishReason, RewardReport, RolloutGroup
 from zoom_turns import REFUSED, calling_prompts, make_crops, packed_logprobs, plain_turns
 
 KEY = StepKey(seed=5, step=2)
@@ -165,3 +174,63 @@ def test_loss_and_gradients_of_two_turns_equal_those_of_each_completion_alone(mo
     expected.backward()
     assert total == pytest.approx(expected.item(), abs=1e-5)
     assert_same_gradients(plain, policy.model, at_least=20)
+
+
+def test_greedy_turns_of_virft_tiny_are_those_of_two_calls_of_transformers(tmp_path, monkeypatch):
+    """From files to texts: chat template, tokens, crop, image processor and positions of the whole conversation."""
+    monkeypatch.setattr(prompting, "read_zoom_call", lambda text, **_: Box(x1=20.5, y1=30, x2=90, y2=99))
+    noise = torch.randint(0, 256, (120, 200, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    image = Image.fromarray(noise.numpy())
+    image.save(tmp_path / "image.png")
+    loaded = load_as_trained("virft-tiny", dtype="float32")
+    one = sample(image=str(tmp_path / "image.png"), size=(200, 120))
+    prompting_ = prompting.resolve_prompting(loaded, template="short", thinking=False, zoom=True)
+    policy = make_policy(loaded, temperature=1.0)
+    ((found,),) = generate_predictions(
+        [[one]],
+        render=prompting.make_renderer(loaded, prompting_),
+        encode=policy.encode_images,
+        generator=HFGenerator(policy, loaded.tokenizer),
+        max_completion_tokens=64,
+    )
+    region = image.crop((20, 30, 90, 99))
+    assert found.prediction.zoom_region == Box(x1=20, y1=30, x2=90, y2=99)
+    height = found.resized.height  # the region is not as wide as the image, so the height limits it
+    region = region.resize((round(height * 70 / 69), height), Image.Resampling.BICUBIC)
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder(), dtype=torch.float32).eval()
+    question = [{"type": "image"}, {"type": "text", "text": "Detect fox. Zoom if needed."}]
+    chat = [{"role": "user", "content": question}]
+    first = answer_of_transformers(model, loaded, chat, [image], 64)
+    assert found.prediction.zoom_text == first.removesuffix("<|im_end|>")
+    tool = [
+        {"type": "text", "text": "<tool_response>"},
+        {"type": "image"},
+        {"type": "text", "text": "</tool_response>"},
+    ]
+    chat += [{"role": "assistant", "content": found.prediction.zoom_text}, {"role": "user", "content": tool}]
+    second = answer_of_transformers(model, loaded, chat, [image, region], 64 - len(loaded.tokenizer(first).input_ids))
+    assert found.prediction.text == second.removesuffix("<|im_end|>")
+
+
+def answer_of_transformers(model, loaded, chat, images, limit):
+    """Return the greedy answer of the unmodified model to a chat, with its end token."""
+    text = loaded.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    pixels = loaded.image_processor(images=images, return_tensors="pt")
+    for grid in pixels["image_grid_thw"]:
+        text = text.replace("<|image_pad|>", "<|filled|>" * (int(grid.prod()) // 4), 1)
+    ids = loaded.tokenizer(text.replace("<|filled|>", "<|image_pad|>"), return_tensors="pt").input_ids
+    is_image = (ids == model.config.image_token_id).int()
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=is_image, **pixels,
+            do_sample=False, max_new_tokens=limit,
+        )  # fmt: skip
+    return loaded.tokenizer.decode(out[0, ids.shape[1] :])
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "gemma4", "llava_onevision"])
+def test_other_attention_is_refused_with_the_reason(model_type):
+    _, policy = make_pair(model_type)
+    with pytest.raises(ModelError, match=f"zoom calls are not supported for models of type '{model_type}', which have"):
+        Renderer(loaded_of(policy), lambda path, augmentation: None).check_zoom(thinking=False)
