@@ -14,7 +14,7 @@ from virft.evaluation.predictions import PREDICTIONS, read_predictions, read_pre
 from virft.inference import prompting
 from virft.types import Box
 
-SETTINGS = ("prompt.zoom=true", "sampling.max_completion_tokens=64", "grpo.steps=4", "run.save_every=2")
+SETTINGS = ("prompt.zoom_calls=true", "sampling.max_completion_tokens=64", "grpo.steps=4", "run.save_every=2")
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_a_run_with_zoom_calls_logs_them_and_resumes_without_a_difference(scenes
     assert all(one["sampler_gap"] < 1e-4 for one in whole)
     zooms = [one[place]["zoom"] for one in records for place in ("best", "worst") if "zoom" in one[place]]
     assert zooms and all(len(zoom["region"]) == 4 and zoom["text"] for zoom in zooms)
-    assert json.loads((run / "model" / "virft_card.json").read_text())["zoom"] is True
+    assert json.loads((run / "model" / "virft_card.json").read_text())["zoom_calls"] is True
     weights = (run / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints" / "step_000004")
     assert virft("grpo", config, *SETTINGS, "--resume") == 0
@@ -48,7 +48,10 @@ def test_a_run_with_zoom_calls_logs_them_and_resumes_without_a_difference(scenes
 
 
 def test_predictions_store_both_turns(scenes: Path, tmp_path: Path) -> None:
-    assert virft("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--zoom", "--max-completion-tokens", 48) == 0
+    assert (
+        virft("predict", "virft-tiny", scenes / "test", tmp_path / "p", "--zoom-calls", "--max-completion-tokens", 48)
+        == 0
+    )
     found = read_predictions(tmp_path / "p" / PREDICTIONS)
     regions = [one.prediction.zoom_region for one in found.values()]
     assert any(regions) and not all(regions)
@@ -56,4 +59,4 @@ def test_predictions_store_both_turns(scenes: Path, tmp_path: Path) -> None:
         # the first turn has a text of its own; its tokens have no characters of the second's
         assert one.zoom_text and one.token_ends[0] == 0 and one.token_ends[-1] == len(one.text)
     card = read_predictions_card(tmp_path / "p" / PREDICTIONS)
-    assert card.settings["zoom"] is True
+    assert card.settings["zoom_calls"] is True

@@ -57,7 +57,7 @@ def add_predict(verbs: Verbs) -> None:
     add_precision(verb)
     add_max_completion_tokens(verb, 256)
     verb.add_argument(
-        "--zoom",
+        "--zoom-calls",
         action=argparse.BooleanOptionalAction,
         help="offer a zoom call in the prompt, and answer a call with the enlarged region, or not (default: as the "
         "model was trained, else not); see docs/zoom.md",
@@ -87,7 +87,7 @@ def predict(
     out: Path,
     template: str = "auto",
     thinking: bool | None = None,
-    zoom: bool | None = None,
+    zoom_calls: bool | None = None,
     dtype: Dtype = "auto",
     load_in_4bit: bool | None = None,
     max_completion_tokens: int = 256,
@@ -101,7 +101,7 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
-    ``zoom``: answer zoom calls with the enlarged region; None: as the model's card says, else not.
+    ``zoom_calls``: answer zoom calls with the enlarged region; None: as the model's card says, else not.
     ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``yes_no``: also compute P(yes) of each box. ``skip_refused``:
     predict without the samples whose prompt the model refuses; ``DataError`` names all otherwise. ``train``: training
     data of the blind baselines. ``show_all``: print all scores, not only the headlines.
@@ -129,7 +129,7 @@ def predict(
     runtime = runtime_of(loaded)
     with progress_bar() as show:
         settings = PredictionSettings(
-            prompting=resolve_prompting(loaded, template=template, thinking=thinking, zoom=zoom),
+            prompting=resolve_prompting(loaded, template=template, thinking=thinking, zoom=zoom_calls),
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,

@@ -222,7 +222,7 @@ class PromptConfig(_Section):
         help="Prompt for a `<think>` block before the answer. It hurts plain perception and helps reasoning.",
         source="Perception-R1",
     )
-    zoom: bool = setting_field(
+    zoom_calls: bool = setting_field(
         False,
         help="Offer a zoom call in the prompt: a completion may first request a region of the image, gets it enlarged "
         "as a second image, and then answers, see docs/zoom.md.",
@@ -1257,8 +1257,8 @@ _CONFLICTS = (
         "model.min_pixels is {c.model.min_pixels}; expected at most model.max_pixels, which is {c.model.max_pixels}",
     ),
     _Rule(
-        lambda c: _unsupported_with_zoom(c) if c.prompt.zoom else None,
-        "{found} with prompt.zoom = true, which does not support it; expected its default, or prompt.zoom = false",
+        lambda c: _unsupported_with_zoom(c) if c.prompt.zoom_calls else None,
+        "{found} with prompt.zoom_calls = true, which does not support it; expected its default, or prompt.zoom_calls = false",
     ),
     _Rule(
         lambda c: c.grpo.min_base_score > c.grpo.max_base_score,
@@ -1366,6 +1366,8 @@ def _unsupported_with_zoom(config: Config) -> str | None:
         return f"parallel.strategy is {format_value(config.parallel.strategy)}"
     if config.grpo.demonstrations != "off":
         return f"grpo.demonstrations is {format_value(config.grpo.demonstrations)}"
+    if config.grpo.warm_start_steps:
+        return f"grpo.warm_start_steps is {config.grpo.warm_start_steps}"
     return None
 
 

@@ -230,7 +230,7 @@ class HFGenerator:
     ) -> Iterator[Column]:
         """Prefill, then one column per decode step until all completions have ended."""
         limit = params.max_completion_tokens
-        # Not kept in a name: its log-probabilities [R, V] are needed for the first token only.
+        # Not in a variable: its log-probabilities [R, V] are needed for the first token only.
         yield from self._decoded(
             self._prefilled([*enumerate(prompts)], group_size, limit, key, room=limit),
             len(prompts[0].positions),

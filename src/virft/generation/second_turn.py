@@ -54,7 +54,7 @@ class SecondTurn(NamedTuple):
 
 
 class SecondTurns:
-    """Keeps keys and values of first turns, and begins the second turns of those that end with a call.
+    """Stores keys and values of first turns, and begins the second turns of those that end with a call.
 
     ``cache``: after the prefill of ``prompts``, before any row is dropped.
     """
@@ -74,7 +74,7 @@ class SecondTurns:
         self._parked: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def park(self, numbers: tuple[int, ...], cache: GroupCache, rows: Tensor) -> None:
-        """Keep the own tokens of some rows of a cache, int64 [N] on the CPU, whose completions have ``numbers``."""
+        """Store the own tokens of some rows of a cache, int64 [N] on the CPU, whose completions have ``numbers``."""
         layers = cache.own_tokens(rows)
         for place, row in enumerate(rows.tolist()):
             self._parked[numbers[row]] = [(keys[place], values[place]) for keys, values in layers]

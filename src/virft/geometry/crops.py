@@ -44,9 +44,9 @@ def _whole(low: float, high: float, limit: int) -> tuple[int, int]:
     return first, min(max(first + 1, math.ceil(high)), limit)
 
 
-def _widened(low: int, high: int, wanted: int, limit: int) -> tuple[int, int]:
-    """The interval, of at least ``wanted`` pixels around the same centre, moved inside 0..limit."""
-    missing = min(wanted, limit) - (high - low)
+def _widened(low: int, high: int, least: int, limit: int) -> tuple[int, int]:
+    """The interval, of at least ``least`` pixels around the same centre, moved inside 0..limit."""
+    missing = min(least, limit) - (high - low)
     if missing <= 0:
         return low, high
     first = min(max(0, low - missing // 2), limit - (high - low) - missing)

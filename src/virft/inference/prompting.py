@@ -57,7 +57,7 @@ class Prompting:
         modes = set(self.thinking_by_origin.values())
         found: dict[str, str | bool] = {"prompt_template": self.template}
         found["thinking"] = modes.pop() if len(modes) == 1 else self.thinking
-        return found | ({"zoom": True} if self.zoom else {})
+        return found | ({"zoom_calls": True} if self.zoom else {})
 
 
 def resolve_prompting(
@@ -75,7 +75,7 @@ def resolve_prompting(
     return Prompting(
         template=resolve_template(loaded, template),
         thinking=resolve_flag(loaded, "thinking", thinking),
-        zoom=resolve_flag(loaded, "zoom", zoom),
+        zoom=resolve_flag(loaded, "zoom_calls", zoom),
         thinking_by_origin=thinking_by_origin or {},
     )
 

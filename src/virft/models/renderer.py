@@ -200,13 +200,13 @@ class Renderer:
 
     def _tool_text(self, thinking: bool) -> str:
         """The text of the chat after the end token of a first turn: the tool turn, with a placeholder for its image."""
-        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _QUESTION}]}]
+        question = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _QUESTION}]}]
         answer = [{"type": "text", "text": _TOOL_RESPONSE[0]}, {"type": "image"}]
         answer.append({"type": "text", "text": _TOOL_RESPONSE[1]})
         end = end_of_turn_id(self._tokenizer)
         marker = "" if end is None else str(self._tokenizer.convert_ids_to_tokens(end))
         for content in ([{"type": "text", "text": _CALL}], _CALL):
-            chat = [*asked, {"role": "assistant", "content": content}, {"role": "user", "content": answer}]
+            chat = [*question, {"role": "assistant", "content": content}, {"role": "user", "content": answer}]
             try:
                 text = self._tokenizer.apply_chat_template(
                     chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinking

@@ -127,7 +127,7 @@ def predict_as_trained(
     )
     settings = PredictionSettings(
         prompting=resolve_prompting(
-            loaded, template=config.prompt.template, thinking=config.prediction_thinking, zoom=config.prompt.zoom
+            loaded, template=config.prompt.template, thinking=config.prediction_thinking, zoom=config.prompt.zoom_calls
         ),
         max_completion_tokens=config.sampling.max_completion_tokens,
         model_name=model,

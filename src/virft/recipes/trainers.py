@@ -91,6 +91,8 @@ def make_grpo_trainer(
 
     ``class_names`` are the queries of the training data, whose embeddings may learn faster (``grpo.name_lr_scale``).
     """
+    if prompting.zoom and runtime.ranks.count > 1:
+        raise ConfigError(f"prompt.zoom_calls is true with {runtime.ranks.count} processes; expected one process")
     policy = make_policy(loaded, temperature=config.sampling.temperature)
     # LoRA needs no copy.
     has_copy = config.grpo.has_reference and loaded.adapters is None
@@ -189,6 +191,10 @@ def make_sft_trainer(
 
     ``class_names`` as for ``make_grpo_trainer``.
     """
+    if prompting.zoom:
+        raise ConfigError(
+            "prompt.zoom_calls is true with SFT, whose targets have no zoom calls; expected false, or GRPO"
+        )
     policy = make_policy(loaded, temperature=1.0)
     sharded = _shard(config.sft, loaded, policy, runtime, class_names, parallel=config.parallel)
     # SFT does not sample. Only a frozen tower that ZeRO-3 shards has to be gathered: FSDP2 leaves it unsharded, and a
