@@ -1258,7 +1258,7 @@ _CONFLICTS = (
     ),
     _Rule(
         lambda c: _unsupported_with_zoom(c) if c.prompt.zoom_calls else None,
-        "{found} with prompt.zoom_calls = true, which does not support it; expected its default, or prompt.zoom_calls = false",
+        "{found}, which is not supported with prompt.zoom_calls = true; expected its default, or zoom_calls = false",
     ),
     _Rule(
         lambda c: c.grpo.min_base_score > c.grpo.max_base_score,

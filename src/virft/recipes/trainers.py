@@ -90,6 +90,7 @@ def make_grpo_trainer(
     """The GRPO trainer of a config around a loaded model. With several ranks, this shards the weights.
 
     ``class_names`` are the queries of the training data, whose embeddings may learn faster (``grpo.name_lr_scale``).
+    Raises ``ConfigError`` for zoom calls with several ranks.
     """
     if prompting.zoom and runtime.ranks.count > 1:
         raise ConfigError(f"prompt.zoom_calls is true with {runtime.ranks.count} processes; expected one process")
@@ -189,7 +190,7 @@ def make_sft_trainer(
 ) -> SFTTrainer:
     """The supervised trainer of a config around a loaded model, under the same prompts as GRPO.
 
-    ``class_names`` as for ``make_grpo_trainer``.
+    ``class_names`` as for ``make_grpo_trainer``. Raises ``ConfigError`` for zoom calls, which no target has.
     """
     if prompting.zoom:
         raise ConfigError(
