@@ -1366,8 +1366,6 @@ def _unsupported_with_zoom(config: Config) -> str | None:
         return f"parallel.strategy is {format_value(config.parallel.strategy)}"
     if config.grpo.demonstrations != "off":
         return f"grpo.demonstrations is {format_value(config.grpo.demonstrations)}"
-    if config.grpo.warm_start_steps:
-        return f"grpo.warm_start_steps is {config.grpo.warm_start_steps}"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from virft.types import Box, ImageSize
 
@@ -26,6 +27,31 @@ def zoom_region(box: Box, image: ImageSize) -> Box:
     return Box(x1=x1, y1=y1, x2=x2, y2=y2)
 
 
+def region_around(boxes: Sequence[Box], image: ImageSize, numbers: Sequence[float]) -> Box | None:
+    """Return a square around all boxes, at a random place and of a random size: the region of a supervised zoom call.
+
+    ``numbers``: three in [0, 1), for the size (1.5 to 3 times the longest side of what the boxes cover, at least an
+    eighth of the image), x and y. None without boxes, and if an enlargement would be below 2: the square has more than
+    half of a side of the image.
+
+    >>> box = Box(x1=40, y1=40, x2=44, y2=48)
+    >>> region_around([box], ImageSize(200, 100), [0.0, 0.0, 0.999]).xyxy
+    (23.0, 39.997..., 44.0, 56.997...)
+    """
+    if not boxes:
+        return None
+    x1, y1 = min(one.x1 for one in boxes), min(one.y1 for one in boxes)
+    x2, y2 = max(one.x2 for one in boxes), max(one.y2 for one in boxes)
+    side = max((1.5 + 1.5 * numbers[0]) * max(x2 - x1, y2 - y1), max(image) / 8)
+    if side > min(image) / 2:
+        return None
+    left, top = (
+        _between(max(0.0, high - side), min(low, limit - side), number)
+        for low, high, limit, number in ((x1, x2, image.width, numbers[1]), (y1, y2, image.height, numbers[2]))
+    )
+    return Box(x1=left, y1=top, x2=left + side, y2=top + side)
+
+
 def zoomed_size(region: Box, resized: ImageSize) -> ImageSize:
     """Return the size to which a region is scaled: the largest with its aspect ratio that fits into ``resized``, the
     size of the whole image after the image processor. So the crop costs at most about as many image tokens.
@@ -36,6 +62,10 @@ def zoomed_size(region: Box, resized: ImageSize) -> ImageSize:
     width, height = region.x2 - region.x1, region.y2 - region.y1
     scale = min(resized.width / width, resized.height / height)
     return ImageSize(max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def _between(low: float, high: float, fraction: float) -> float:
+    return low + fraction * (high - low)
 
 
 def _whole(low: float, high: float, limit: int) -> tuple[int, int]:
