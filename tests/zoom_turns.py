@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from plain_computation import device_of, make_groups, plain_logprobs
+from plain_computation import RULES, device_of, make_groups, plain_logprobs
 from tiny_models import IMAGE_TOKEN, VISION_END, VISION_START
 from tiny_policies import encode
 from virft.models.renderer import RenderedTurn
@@ -62,7 +62,7 @@ def answer_call(policy, group, crop, is_call):
     return answer
 
 
-def plain_turns(model, group, crop, completion, *, best=False):
+def plain_turns(model, group, crop, completion, *, best=False, rules=RULES):
     """Return log-probs of the sampled tokens of a completion from forward passes of the whole conversation.
 
     The unmodified model computes each turn with all that is before it, images too, from scratch. ``best``: log-probs of
@@ -71,13 +71,13 @@ def plain_turns(model, group, crop, completion, *, best=False):
     prompt, vision, _ = group
     ids, zoom = [*completion.token_ids], completion.zoom
     if zoom is None:
-        return plain_logprobs(model, [(prompt, vision, [ids])], best=best)
+        return plain_logprobs(model, [(prompt, vision, [ids])], best=best, rules=rules)
     first, second = ids[: zoom.num_tokens], ids[zoom.num_tokens :]
     both = VisionInputs.join([vision, crop[1]]).to(device_of(model))
     return torch.cat(
         [
-            plain_logprobs(model, [(prompt, vision, [first])], best=best),
-            plain_logprobs(model, [([*prompt, *first, *zoom.tool_ids], both, [second])], best=best),
+            plain_logprobs(model, [(prompt, vision, [first])], best=best, rules=rules),
+            plain_logprobs(model, [([*prompt, *first, *zoom.tool_ids], both, [second])], best=best, rules=rules),
         ]
     )
 

@@ -60,3 +60,21 @@ def test_predictions_store_both_turns(scenes: Path, tmp_path: Path) -> None:
         assert one.zoom_text and one.token_ends[0] == 0 and one.token_ends[-1] == len(one.text)
     card = read_predictions_card(tmp_path / "p" / PREDICTIONS)
     assert card.settings["zoom_calls"] is True
+
+
+def test_a_warm_start_trains_on_calls_for_small_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    data, config = tmp_path / "data", write_config(tmp_path, tmp_path / "data")
+    assert (
+        virft("build", "scenes", data, "--classes", "novel", "--questions", 6, "--size", 224, "--object-scale", 0.3)
+        == 0
+    )
+    rows = []
+    for zoom in ("true", "false"):
+        more = ("grpo.warm_start_steps=2", "grpo.prompts_per_step=6", f"prompt.zoom_calls={zoom}")
+        assert virft("grpo", config, *more, f"run.dir={tmp_path / zoom}") == 0
+        rows.append(log(tmp_path / zoom))
+    # calls and tool turns of those targets whose boxes are small
+    assert rows[0][0]["target_tokens"] > rows[1][0]["target_tokens"]
+    assert rows[0][0]["num_tokens"] > rows[1][0]["num_tokens"] + 50
+    assert "zoom_frac" in rows[0][2]

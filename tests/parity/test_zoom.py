@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from factories import reading, sample
+from group_factories import completion
 from literal_grpo import MAX_COMPLETION_TOKENS, assert_same_gradients, literal_loss
 from plain_computation import RULES, make_groups, make_pair
 from tiny_models import EOS, MAKERS
@@ -22,13 +23,17 @@ from virft.generation.hf_generator import HFGenerator
 from virft.generation.random_streams import StepKey
 from virft.inference import prompting
 from virft.models.load import load_as_trained
-from virft.models.policy import make_policy
-from virft.models.renderer import Renderer
+from virft.models.policy import TokenRules, make_policy
+from virft.models.renderer import RenderedPrompt, Renderer
 from virft.models.tiny import tiny_folder
+from virft.models.vision import FeatureCache
 from virft.training.grpo.loss import policy_loss
 from virft.training.grpo.pack import pack_step
 from virft.training.grpo.rollout import rendered_turns
-from virft.types import Box, Detections, FinishReason, RewardReport, RolloutGroup
+from virft.training.policy_runner import PolicyRunner
+from virft.training.sft.batch import ZoomCall
+from virft.training.sft.trainer import SFTTrainer
+from virft.types import Box, Detections, FinishReason, ImageRef, ImageSize, RewardReport, RolloutGroup
 from zoom_turns import REFUSED, calling_prompts, make_crops, packed_logprobs, plain_turns
 
 KEY = StepKey(seed=5, step=2)
@@ -234,3 +239,53 @@ def test_other_attention_is_refused_with_the_reason(model_type):
     _, policy = make_pair(model_type)
     with pytest.raises(ModelError, match=f"zoom calls are not supported for models of type '{model_type}', which have"):
         Renderer(loaded_of(policy), lambda path, augmentation: None).check_zoom(thinking=False)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl", "smolvlm"])
+def test_an_sft_step_on_two_turns_equals_that_of_the_whole_conversation(model_type, is_frozen):
+    plain, policy = make_pair(model_type)
+    policy.rules = TokenRules()
+    for model in (plain, policy.model) if is_frozen else ():
+        for parameter in policy.family.vision_parameters(model):
+            parameter.requires_grad_(False)
+    groups, crops = make_groups(policy.config), make_crops(policy.config)
+    size = ImageSize(8, 8)
+    prompts = [
+        RenderedPrompt(
+            prompt=replace(one.prompt, images=(ImageRef(path=one.prompt.sample_id, original=size, resized=size),)),
+            positions=one.positions,
+            load_vision=lambda vision=group[1]: vision,
+            answer_call=one.answer_call,
+        )
+        for one, group in zip(calling_prompts(policy, groups, crops), groups, strict=True)
+    ]
+
+    def zoom_call(one, rendered):
+        ids = (2, 5, EOS)
+        return ZoomCall(ids, rendered.answer_call("", ids)) if one.id == "1" else None
+
+    trainer = SFTTrainer(
+        runner=PolicyRunner(policy=policy, feature_cache=FeatureCache() if is_frozen else None),
+        render=lambda one: prompts[int(one.id)],
+        target_ids=lambda one, _: groups[int(one.id)][2][0],
+        zoom_call=zoom_call,
+        optimizer=torch.optim.SGD([one for one in policy.model.parameters() if one.requires_grad], lr=0.0),
+        learning_rate_at=lambda step: 0.05,
+        max_grad_norm=1e9,
+        microbatch_tokens=10_000,
+    )
+    report = trainer.step(0, [sample(id="0"), sample(id="1")])
+    call = zoom_call(sample(id="1"), prompts[1])
+    targets = (groups[0][2][0], [*call.token_ids, *groups[1][2][0]])
+    assert report.metrics["target_tokens"] == sum(map(len, targets)) / 2
+    logprobs = [
+        plain_turns(plain, group, crop, replace(completion(ids), zoom=zoom), rules=TokenRules())
+        for group, crop, ids, zoom in zip(groups, crops, targets, (None, call.turn.zoom), strict=True)
+    ]
+    loss = -torch.cat(logprobs).mean()
+    assert report.metrics["loss"] == pytest.approx(loss.item(), abs=1e-5)
+    loss.backward()
+    for (name, expected), found in zip(plain.named_parameters(), policy.model.parameters(), strict=True):
+        step = 0.0 if expected.grad is None else 0.05 * expected.grad
+        torch.testing.assert_close(found, expected - step, atol=1e-5, rtol=0, msg=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virft.geometry.crops import MAX_ASPECT, zoom_region, zoomed_size
+from virft.geometry.crops import MAX_ASPECT, region_around, zoom_region, zoomed_size
 from virft.types import Box, ImageSize
 
 SIDES = st.integers(1, 3000)
@@ -51,3 +51,30 @@ def test_a_wide_box_grows_around_its_centre_and_stays_in_the_image() -> None:
     assert zoom_region(Box(x1=10, y1=50, x2=50, y2=52), image).xyxy == (10, 46, 50, 56)
     assert zoom_region(Box(x1=10, y1=0, x2=50, y2=2), image).xyxy == (10, 0, 50, 10)
     assert zoom_region(Box(x1=99, y1=20, x2=100, y2=60), image).xyxy == (90, 20, 100, 60)
+
+
+@given(boxes_in_images(), st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3))
+def test_the_region_of_a_supervised_call_contains_the_boxes_and_at_most_half_of_each_side(
+    case: tuple[Box, ImageSize], numbers: tuple[float, float, float]
+) -> None:
+    box, image = case
+    region = region_around([box], image, numbers)
+    if region is None:
+        return
+    tolerance = 1e-9 * max(image)
+    assert region.x1 - tolerance <= box.x1 and box.x2 <= region.x2 + tolerance
+    assert region.y1 - tolerance <= box.y1 and box.y2 <= region.y2 + tolerance
+    assert -tolerance <= region.x1 and region.x2 <= image.width + tolerance
+    assert -tolerance <= region.y1 and region.y2 <= image.height + tolerance
+    assert region.x2 - region.x1 <= min(image) / 2 + tolerance
+
+
+def test_only_small_boxes_get_a_supervised_call() -> None:
+    image, numbers = ImageSize(100, 100), (0.5, 0.5, 0.5)
+    assert region_around([], image, numbers) is None
+    assert region_around([Box(x1=0, y1=0, x2=60, y2=10)], image, numbers) is None
+    # two small boxes far from each other
+    assert region_around([Box(x1=i, y1=0, x2=i + 5, y2=5) for i in (0, 90)], image, numbers) is None
+    assert region_around([Box(x1=50, y1=50, x2=52, y2=52)], image, numbers) == Box(
+        x1=44.75, y1=44.75, x2=57.25, y2=57.25
+    )
