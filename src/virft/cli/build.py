@@ -681,8 +681,7 @@ def _add_scenes(sources: Verbs) -> None:
         type=arguments.number(float, above=0, at_most=1),
         metavar="F",
         default=1.0,
-        help="factor of the sizes of objects: 0.3 with --size 448 makes objects that a model sees by zoom calls only "
-        "(default: 1)",
+        help="factor of the sizes of objects: 0.3 with --size 448 makes objects for zoom calls",
     )
     verb.add_argument("--seed", type=arguments.not_negative, metavar="N", default=0, help="random seed of the scenes")
     verb.add_argument("--overwrite", action="store_true", help="replace a dataset that exists")
