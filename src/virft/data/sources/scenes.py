@@ -75,9 +75,17 @@ def write_few_shot_scenes(
     if not kind.is_training:
         allowed = ", ".join(one for one in SceneKind if one.is_training)
         raise ConfigError(f"scenes of kind {kind} are for tests; expected {allowed} with shots")
-    sizes = {"size": size, "object_scale": object_scale}
-    scenes = few_shot_set(seed, _scenes_of(task), classes, shots, kind=kind, absent_frac=negatives_frac, **sizes)
-    facts = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
+    scenes = few_shot_set(
+        seed,
+        _scenes_of(task),
+        classes,
+        shots,
+        kind=kind,
+        absent_frac=negatives_frac,
+        size=size,
+        object_scale=object_scale,
+    )
+    facts: dict[str, Any] = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
     facts |= _scale_fact(object_scale)
     return _write(
         folder,
@@ -111,8 +119,16 @@ def write_test_scenes(
     ``negatives_frac``: fraction of questions about an absent class.
     Raises ``DataError`` if the folder is occupied.
     """
-    sizes = {"size": size, "object_scale": object_scale}
-    scenes = evaluation_set(seed, _scenes_of(task), classes, num_questions, kind, absent_frac=negatives_frac, **sizes)
+    scenes = evaluation_set(
+        seed,
+        _scenes_of(task),
+        classes,
+        num_questions,
+        kind,
+        absent_frac=negatives_frac,
+        size=size,
+        object_scale=object_scale,
+    )
     facts = {"split": kind.value} | _scale_fact(object_scale)
     return _write(folder, scenes, task=task, classes=classes, seed=seed, facts=facts, size=size, overwrite=overwrite)
 
