@@ -175,11 +175,15 @@ class Renderer:
         """Return the tool turn with an enlarged region of the sample's target image, whose pixels are not read yet.
 
         ``text`` and ``token_ids``: first turn, its end token included. ``region``: in whole pixels of the original
-        image. None if prompt, first turn and tool turn leave no room in the context of the model.
+        image. None if prompt, first turn and tool turn leave no room in the context of the model, and if the image
+        processor refuses the size of the region.
         """
         target = prompt.images[sample.target_image]
         size = zoomed_size(region, target.resized)
-        vision = self._family.measure_images(self._processor, [size])
+        try:
+            vision = self._family.measure_images(self._processor, [size])
+        except ModelError:  # rounding, in an image whose aspect ratio is just small enough
+            return None
         tool_text = self._tool_text(thinking)
         tool_ids = self._expand(tool_text, vision, sample)
         ids = [*prompt.token_ids, *token_ids, *tool_ids]
