@@ -35,8 +35,8 @@ def region_around(boxes: Sequence[Box], image: ImageSize, numbers: Sequence[floa
     half of a side of the image.
 
     >>> box = Box(x1=40, y1=40, x2=44, y2=48)
-    >>> region_around([box], ImageSize(200, 100), [0.0, 0.0, 0.999]).xyxy
-    (23.0, 39.997..., 44.0, 56.997...)
+    >>> region_around([box], ImageSize(200, 100), [0.0, 0.0, 0.5]).xyxy
+    (19.0, 31.5, 44.0, 56.5)
     """
     if not boxes:
         return None
