@@ -82,8 +82,11 @@ def plain_inputs(config, ids, vision):
     return {"pixel_values": vision.pixel_values[None]}
 
 
-def plain_logprobs(model, groups):
-    """Return log-probs of each completion from its own forward pass of the unmodified transformers model."""
+def plain_logprobs(model, groups, *, best=False, rules=RULES):
+    """Return log-probs of each completion from its own forward pass of the unmodified transformers model.
+
+    ``best``: those of the most likely token at each place, whatever the completion has there.
+    """
     parts = []
     device = device_of(model)
     for prompt, vision, completions in groups:
@@ -96,7 +99,8 @@ def plain_logprobs(model, groups):
             )
             logits = out.logits[0, len(prompt) - 1 : -1]
             targets = torch.tensor(completion, device=device)
-            parts.append(RULES.log_distribution(logits).gather(-1, targets[:, None])[:, 0])
+            found = rules.log_distribution(logits)
+            parts.append(found.amax(-1) if best else found.gather(-1, targets[:, None])[:, 0])
     return torch.cat(parts)
 
 

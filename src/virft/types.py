@@ -346,19 +346,37 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Zoom:
+    """First turn of a completion that ended with a zoom call, and the tool turn that answered the call."""
+
+    text: str
+    """Text of the first turn, with the call."""
+    num_tokens: int
+    """Sampled tokens of the first turn, its end token included: the first ones of ``Completion.token_ids``."""
+    region: Box
+    """Region of the image that was enlarged, in whole pixels of the original image."""
+    tool_ids: tuple[int, ...]
+    """Token ids of the tool turn, with the placeholders of the enlarged region. They were not sampled."""
+    image: ImageRef
+    """The enlarged region: ``path`` is that of the image, ``original`` the size to which the region was scaled."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """One sampled completion of a prompt."""
 
     token_ids: tuple[int, ...]
-    """Sampled token ids, with the end token if the model produced it."""
+    """Sampled token ids, of both turns with ``zoom``, each with the end token if the model produced it."""
     token_ends: tuple[int, ...]
-    """For each token, the number of characters of ``text`` up to its end."""
+    """For each token, the number of characters of ``text`` up to its end; 0 in a first turn that is not in it."""
     sampler_logprobs: tuple[float, ...]
     """Log-probability of each token under the sampler's distribution (temperature and token filters applied), nats."""
     text: str
-    """Decoded text, including the prefix that the prompt has ``opened``."""
+    """Decoded text, including the prefix that the prompt has ``opened``; with ``zoom``, that of the second turn."""
     finish_reason: FinishReason
     """Reason for the end."""
+    zoom: Zoom | None = None
+    """First turn with a zoom call; None if the completion has one turn."""
 
     @property
     def truncated(self) -> bool:
@@ -442,6 +460,10 @@ class Prediction:
     """For each token, the number of characters of ``text`` up to its end; empty if the file does not store them."""
     yes_probs: tuple[float, ...] = ()
     """P(yes) to the question about each predicted box, in [0, 1]; empty if there is no box or it was not computed."""
+    zoom_text: str = ""
+    """Text of the first turn of a completion with a zoom call; "" if there was one turn."""
+    zoom_region: Box | None = None
+    """Region of the original image that was enlarged, in pixels; None if there was one turn."""
 
 
 class JoinedPrediction(NamedTuple):

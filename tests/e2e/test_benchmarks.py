@@ -70,6 +70,17 @@ def test_shared_prefix_compares_equal_computations(run: Run, tmp_path: Path) -> 
     assert float(rows[0][-1]) < 1e-5
 
 
+def test_the_tree_of_turns_and_separate_turns_are_equal_computations(run: Run, tmp_path: Path) -> None:
+    options = ("--prompts", "1", "--text", "20", "--image", "112", "--groups", "2", "--first", "4", "--second", "3")
+    text = run("zoom.py", tmp_path, *ONCE, *options)  # ends with an error if the losses differ
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if re.match(r"\|\s+1 ", line)
+    ]
+    assert [row[6] for row in rows] == ["sampling", "update", "step"]
+    # P 38, tool turn 42: 38 + 2 * 4 + 42 + 3 tokens in the row of the tree, 46 and 84 + 3 in those of the turns
+    assert 1.2 < float(rows[1][7]) < 2.5 and all(float(row[7]) > 1 for row in rows)
+
+
 def test_a_step_without_prefix_sharing_runs_next_to_virfts(tmp_path: Path) -> None:
     text = run_alone("step_against_trl.py", tmp_path, *ONCE, "--shapes", "40,112,3,2", "--num-prompts", "2")
     assert re.search(r"\|\s+40 \|\s+112 \|\s+3 \|\s+2 \|", text)

@@ -762,6 +762,13 @@ def _add_scenes(sources: Verbs) -> None:
         metavar="PIXELS",
         help="side of the images; at least 28, one token of a model (default: 112)",
     )
+    verb.add_argument(
+        "--object-scale",
+        type=arguments.number(float, above=0, at_most=1),
+        metavar="F",
+        default=1.0,
+        help="factor of the sizes of objects: 0.3 with --size 448 makes objects for zoom calls",
+    )
     verb.add_argument("--seed", type=arguments.not_negative, metavar="N", default=0, help="random seed of the scenes")
     verb.add_argument("--overwrite", action="store_true", help="replace a dataset that exists")
 
@@ -776,6 +783,7 @@ def build_scenes(
     kind: str | None = None,
     negatives_frac: float | None = None,
     size: int | None = None,
+    object_scale: float = 1.0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Cards:
@@ -794,6 +802,7 @@ def build_scenes(
         "seed": seed,
         "negatives_frac": ABSENT_FRAC if negatives_frac is None else negatives_frac,
         "size": size or REFERENCE_SIZE,
+        "object_scale": object_scale,
         "overwrite": overwrite,
     }
     if shots is not None and questions is None:

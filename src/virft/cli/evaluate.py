@@ -5,6 +5,7 @@ Imports are inside the functions: a verb without a model does not wait for PyTor
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -58,6 +59,12 @@ def add_predict(verbs: Verbs) -> None:
     add_engine(verb)
     add_max_completion_tokens(verb, 256)
     verb.add_argument(
+        "--zoom-calls",
+        action=argparse.BooleanOptionalAction,
+        help="offer a zoom call in the prompt, and answer a call with the enlarged region, or not (default: as the "
+        "model was trained, else not); see docs/zoom.md",
+    )
+    verb.add_argument(
         "--limit", type=arguments.positive, metavar="N", help="predict only the first N samples (default: all)"
     )
     verb.add_argument(
@@ -82,6 +89,7 @@ def predict(
     out: Path,
     template: str = "auto",
     thinking: bool | None = None,
+    zoom_calls: bool | None = None,
     dtype: Dtype = "auto",
     load_in_4bit: bool | None = None,
     engine: Literal["builtin", "vllm"] = "builtin",
@@ -97,11 +105,11 @@ def predict(
 ) -> None:
     """Write a model's predictions on a dataset into ``out``, and score them. ``dry_run``: only print their number.
 
+    ``zoom_calls``: answer zoom calls with the enlarged region; None: as the model's card says, else not.
     ``dtype`` and ``load_in_4bit`` as for ``virft.load``. ``engine`` and ``vllm_gpu_memory`` as the settings
     ``sampling.*``. ``yes_no``: also compute P(yes) of each box. ``skip_refused``: predict without the samples whose
     prompt the model refuses; ``DataError`` names all otherwise. ``train``: training data of the blind baselines.
-    ``show_all``: print all scores, not only the headlines. Raises ``ConfigError``
-    for ``vllm_gpu_memory`` without vLLM.
+    ``show_all``: print all scores, not only the headlines. Raises ``ConfigError`` for ``vllm_gpu_memory`` without vLLM.
     """
     if vllm_gpu_memory is not None and engine == "builtin":
         raise ConfigError("--vllm-gpu-memory has no effect without --engine vllm")
@@ -132,7 +140,7 @@ def predict(
         sampling = replace(sampling, vllm_gpu_memory=vllm_gpu_memory)
     with prediction_engine(loaded, runtime, sampling) as running, progress_bar() as show:
         settings = PredictionSettings(
-            prompting=resolve_prompting(loaded, template=template, thinking=thinking),
+            prompting=resolve_prompting(loaded, template=template, thinking=thinking, zoom=zoom_calls),
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,

@@ -211,7 +211,7 @@ class AugmentConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptConfig(_Section):
-    """``[prompt]``: prompt template and thinking mode."""
+    """``[prompt]``: prompt template, thinking mode and zoom calls."""
 
     template: str = setting_field(
         "auto",
@@ -221,6 +221,12 @@ class PromptConfig(_Section):
         False,
         help="Prompt for a `<think>` block before the answer. It hurts plain perception and helps reasoning.",
         source="Perception-R1",
+    )
+    zoom_calls: bool = setting_field(
+        False,
+        help="Offer a zoom call in the prompt: a completion may first request a region of the image, gets it enlarged "
+        "as a second image, and then answers, see docs/zoom.md.",
+        source="DeepEyes (arXiv 2505.14362)",
     )
 
 
@@ -1277,6 +1283,10 @@ _CONFLICTS = (
         "model.min_pixels is {c.model.min_pixels}; expected at most model.max_pixels, which is {c.model.max_pixels}",
     ),
     _Rule(
+        lambda c: _unsupported_with_zoom(c) if c.prompt.zoom_calls else None,
+        "{found}, which is not supported with prompt.zoom_calls = true; expected its default, or zoom_calls = false",
+    ),
+    _Rule(
         lambda c: c.grpo.min_base_score > c.grpo.max_base_score,
         "grpo.min_base_score is {c.grpo.min_base_score:g}; expected at most grpo.max_base_score, which is "
         "{c.grpo.max_base_score:g}",
@@ -1367,6 +1377,21 @@ def _untested_with_zero(config: Config) -> str | None:
             return f"{section}.optimizer is {format_value(part.optimizer)}"
         if config.model.train == "full" and part.name_lr_scale != 1:
             return f"{section}.name_lr_scale is {part.name_lr_scale:g}"
+    return None
+
+
+def _unsupported_with_zoom(config: Config) -> str | None:
+    """Return the first setting that completions of two turns do not support."""
+    if config.sampling.engine == "vllm":
+        return 'sampling.engine is "vllm"'
+    if config.sampling.max_staleness:
+        return f"sampling.max_staleness is {config.sampling.max_staleness}"
+    if config.model.compile:
+        return "model.compile is true"
+    if config.parallel.strategy != "ddp":
+        return f"parallel.strategy is {format_value(config.parallel.strategy)}"
+    if config.grpo.demonstrations != "off":
+        return f"grpo.demonstrations is {format_value(config.grpo.demonstrations)}"
     return None
 
 

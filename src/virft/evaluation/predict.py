@@ -37,7 +37,9 @@ def generate_predictions(
             with torch.no_grad():
                 features = encode([one.vision for one in rendered])
             for one, made in zip(rendered, features, strict=True):
-                yield EncodedPrompt(prompt=one.prompt, positions=one.positions, features=made)
+                yield EncodedPrompt(
+                    prompt=one.prompt, positions=one.positions, features=made, answer_call=one.answer_call
+                )
 
     for batch in batches:
         prompts: list[Prompt] = []
@@ -50,6 +52,8 @@ def generate_predictions(
                     finish_reason=completion.finish_reason,
                     token_logprobs=completion.sampler_logprobs,
                     token_ends=completion.token_ends,
+                    zoom_text="" if completion.zoom is None else completion.zoom.text,
+                    zoom_region=None if completion.zoom is None else completion.zoom.region,
                 ),
                 prompt.images[sample.target_image].resized,
             )

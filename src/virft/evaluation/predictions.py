@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from virft.errors import DataError
 from virft.files import write_text
-from virft.geometry.boxes import BoxSpace
+from virft.geometry.boxes import BoxSpace, box_of
 from virft.text.records import bool_of, check_keys, is_image_side, text_of
-from virft.types import FinishReason, ImageSize, Prediction
+from virft.types import Box, FinishReason, ImageSize, Prediction
 
 PREDICTIONS, CARD = "predictions.jsonl", "card.json"
 PARTS = "predictions.part-{}.jsonl"
@@ -25,6 +26,8 @@ ENGINE = "engine"
 """Key of ``settings``: the engine that made the predictions; absent if it is the built-in generator."""
 YES_NO = "yes_no_question"
 """Key of ``settings``: the question whose P(yes) the boxes have, if they have one."""
+ZOOM = "zoom_calls"
+"""Key of ``settings``: true if zoom calls are answered; absent if not."""
 SKIPPED_SAMPLES = "skipped"
 """Key of ``settings``: ids of the samples that were not predicted, as the model refuses their prompts."""
 
@@ -90,7 +93,7 @@ def write_predictions(folder: Path, card: PredictionsCard, predictions: Iterable
 def line_of(sized: SizedPrediction) -> str:
     """Return a record as a line of ``predictions.jsonl``, with its newline."""
     prediction, resized = sized
-    record = {
+    record: dict[str, Any] = {
         "sample_id": prediction.sample_id,
         "text": prediction.text,
         "finish_reason": prediction.finish_reason.value,
@@ -100,6 +103,8 @@ def line_of(sized: SizedPrediction) -> str:
     }
     if prediction.yes_probs:
         record["yes_probs"] = list(prediction.yes_probs)
+    if prediction.zoom_region is not None:
+        record["zoom"] = {"text": prediction.zoom_text, "region": list(prediction.zoom_region.xyxy)}
     return json.dumps(record) + "\n"
 
 
@@ -202,6 +207,7 @@ def _from_line(line: str, *, where: str) -> SizedPrediction:
     if not isinstance(resized, list) or len(resized) != 2 or not all(map(is_image_side, resized)):
         raise DataError(f"{where}: resized is {resized!r:.80}; expected [width, height] in pixels")
     token_logprobs, token_ends = _tokens(record, text, where=where)
+    zoom_text, zoom_region = _zoom(record, where=where)
     return SizedPrediction(
         Prediction(
             sample_id=name,
@@ -210,6 +216,8 @@ def _from_line(line: str, *, where: str) -> SizedPrediction:
             token_logprobs=token_logprobs,
             token_ends=token_ends,
             yes_probs=_probabilities(record, where=where),
+            zoom_text=zoom_text,
+            zoom_region=zoom_region,
         ),
         ImageSize(*resized),
     )
@@ -220,6 +228,24 @@ def _probabilities(record: Mapping[str, Any], *, where: str) -> tuple[float, ...
     if not isinstance(values, list) or not all(type(one) in (int, float) and 0 <= one <= 1 for one in values):
         raise DataError(f"{where}: yes_probs is {values!r:.80}; expected a list of numbers from 0 to 1")
     return tuple(map(float, values))
+
+
+def _zoom(record: Mapping[str, Any], *, where: str) -> tuple[str, Box | None]:
+    """Return text of the first turn and enlarged region of a prediction with a zoom call; "" and None without one."""
+    if (zoom := record.get("zoom")) is None:
+        return "", None
+    check_keys(zoom, {"text", "region"}, zoom.keys() if isinstance(zoom, dict) else frozenset(), where=f"{where}: zoom")
+    if not isinstance(text := zoom["text"], str):
+        raise DataError(f"{where}: text of zoom is {text!r:.80}; expected the text of the first turn")
+    region = zoom["region"]
+    if (
+        not isinstance(region, list)
+        or len(region) != 4
+        or not all(type(one) in (int, float) and isfinite(one) for one in region)
+        or not (region[0] < region[2] and region[1] < region[3])
+    ):
+        raise DataError(f"{where}: region of zoom is {region!r:.80}; expected [x1, y1, x2, y2] in pixels")
+    return text, box_of((region[0], region[1], region[2], region[3]))
 
 
 def _tokens(record: Mapping[str, Any], text: str, *, where: str) -> tuple[tuple[float, ...], tuple[int, ...]]:

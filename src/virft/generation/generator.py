@@ -10,6 +10,7 @@ from torch import Tensor
 
 from virft.errors import ModelError
 from virft.generation.random_streams import StepKey
+from virft.models.renderer import AnswerCall
 from virft.models.vision import ImageFeatures
 from virft.types import Completion, Prompt
 
@@ -41,6 +42,10 @@ class EncodedPrompt:
     stream_id: str = ""
     """Name of its random stream within a step. A sample that is drawn twice in a step needs two, or its completions
     would be the same."""
+
+    answer_call: AnswerCall | None = None
+    """Answers the zoom calls of its completions, which then have a second turn; None: they are not answered. The limit
+    of tokens is one for the sampled tokens of both turns. Only the built-in generator takes it."""
 
 
 class SamplerLost(ModelError):

@@ -7,7 +7,7 @@ ended. See ``virft.models.attention.cache`` for the layout of the cache.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
 from virft.generation.random_streams import StepKey
 from virft.generation.sampling_weights import ready_for_sampling
+from virft.generation.second_turn import EncodeTurns, SecondTurns, join_turns
 from virft.generation.static_decoding import (
     CHECK_EVERY,
     Piece,
@@ -66,6 +67,8 @@ class HFGenerator:
     ``prompts_per_batch``: prompts that are sampled concurrently; None: all. The others wait, and one takes the place of
     each prompt whose completions have all ended (continuous batching). It bounds memory and does not change the
     completions, because each has a random stream of its own.
+
+    ``encode_turns``: from tool turns to the features of their images; None: the policy's.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class HFGenerator:
         merge_adapters: bool = False,
         cuda_graph: bool = False,
         prompts_per_batch: int | None = None,
+        encode_turns: EncodeTurns | None = None,
     ) -> None:
         self._policy = policy
         self._decoder = TextDecoder(tokenizer)
@@ -84,6 +88,7 @@ class HFGenerator:
         self.cuda_graph = cuda_graph
         self.prompts_per_batch = prompts_per_batch
         self._obstacle = static_obstacle(policy)
+        self._encode_turns = encode_turns
 
     @property
     def merges_adapters(self) -> bool:
@@ -105,21 +110,52 @@ class HFGenerator:
         # In train() with gradient checkpointing, layers would write no KV cache and decode without the prompt.
         was_training = self._policy.training
         self._policy.eval()
-        opened: list[str] = []
-
-        def noted() -> Iterator[EncodedPrompt]:
-            for one in prompts:
-                opened.append(one.prompt.opened)
-                yield one
-
+        queue = PromptQueue(prompts)
         try:
             with ready_for_sampling(self._policy.token_layers(), merged=self._merged):
-                pieces = list(self._pieces(PromptQueue(noted()), group_size, params, key))
+                if queue.answers_calls:
+                    return self._two_turns(queue, group_size, params, key)
+                return self._one_turn(queue, group_size, params, key)
         finally:
             self._policy.train(was_training)
+
+    def _one_turn(
+        self, queue: PromptQueue, group_size: int, params: GenerationParams, key: StepKey
+    ) -> list[list[Completion]]:
+        pieces = list(self._pieces(queue, group_size, params, key))
+        opened = queue.opened
         drawn = self._by_completion(pieces, len(opened) * group_size)
         completions = [self._decoder.completion(*one, opened=opened[i // group_size]) for i, one in enumerate(drawn)]
         return [completions[i * group_size : (i + 1) * group_size] for i in range(len(opened))]
+
+    def _two_turns(
+        self, queue: PromptQueue, group_size: int, params: GenerationParams, key: StepKey
+    ) -> list[list[Completion]]:
+        """Completions with answered zoom calls: ``prompts_per_batch`` prompts at a time, both turns of all of them.
+
+        Continuous batching and CUDA graphs are not used. See ``virft.generation.second_turn``.
+        """
+        found: list[list[Completion]] = []
+        limit = params.max_completion_tokens
+        while queue:
+            prompts = [one for _, one in queue.take(self.prompts_per_batch)]
+            first = self._prefilled([*enumerate(prompts)], group_size, limit, key, room=limit)
+            turns = SecondTurns(self._policy, prompts, group_size, first.cache, self._encode_turns)
+            columns = self._decoded(first, len(prompts[0].positions), params, park=turns.park)
+            del first
+            drawn = self._by_completion(self._joined(columns), len(prompts) * group_size)
+            completions = [
+                self._decoder.completion(*one, opened=prompts[i // group_size].prompt.opened)
+                for i, one in enumerate(drawn)
+            ]
+            if (second := turns.begin(completions, limit, key)) is not None:
+                columns = self._decoded(second.rows, len(prompts[0].positions), params, num_left=second.num_left)
+                answers = self._by_completion(self._joined(columns), len(completions), second.limits)
+                for number, turn in second.turns.items():
+                    answer = self._decoder.completion(*answers[number], opened=turn.opened)
+                    completions[number] = join_turns(completions[number], turn.zoom, answer)
+            found += [completions[i * group_size : (i + 1) * group_size] for i in range(len(prompts))]
+        return found
 
     def begin(
         self,
@@ -161,12 +197,7 @@ class HFGenerator:
             warnings.warn(f"decoding without CUDA graphs: {self._obstacle}", stacklevel=1)  # shown once
             captures = False
         if not (captures or queue):
-            columns = self._columns([one for _, one in taken], group_size, params, key)
-            for rows, group in groupby(columns, key=lambda column: column.rows):
-                # All steps with the same rows are copied to the host together: [R, steps] each.
-                found = list(group)
-                tokens, logprobs = (torch.stack(x, 1) for x in zip(*(one[1:] for one in found), strict=True))
-                yield Piece(rows, (len(found),) * len(rows), tokens, logprobs)
+            yield from self._joined(self._columns([one for _, one in taken], group_size, params, key))
             return
         limit = params.max_completion_tokens
         first = self._prefilled(taken, group_size, limit, key, room=limit)
@@ -186,19 +217,47 @@ class HFGenerator:
         del first, taken  # their log-probabilities [R, V] are not needed any more
         yield from decoding.pieces()
 
+    @staticmethod
+    def _joined(columns: Iterable[Column]) -> Iterator[Piece]:
+        """Decode steps as pieces: all steps with the same rows are copied to the host together, [R, steps] each."""
+        for rows, group in groupby(columns, key=lambda column: column.rows):
+            found = list(group)
+            tokens, logprobs = (torch.stack(x, 1) for x in zip(*(one[1:] for one in found), strict=True))
+            yield Piece(rows, (len(found),) * len(rows), tokens, logprobs)
+
     def _columns(
         self, prompts: Sequence[EncodedPrompt], group_size: int, params: GenerationParams, key: StepKey
     ) -> Iterator[Column]:
-        """Prefill, then one column per decode step until all completions have ended.
+        """Prefill, then one column per decode step until all completions have ended."""
+        limit = params.max_completion_tokens
+        # Not in a variable: its log-probabilities [R, V] are needed for the first token only.
+        yield from self._decoded(
+            self._prefilled([*enumerate(prompts)], group_size, limit, key, room=limit),
+            len(prompts[0].positions),
+            params,
+        )
+
+    def _decoded(
+        self,
+        first: Prefilled,
+        axes: int,
+        params: GenerationParams,
+        *,
+        num_left: Tensor | None = None,
+        park: Callable[[tuple[int, ...], GroupCache, Tensor], None] | None = None,
+    ) -> Iterator[Column]:
+        """One column per decode step until all rows have ended. ``axes``: of the position ids.
+
+        ``num_left``: tokens after which each row ends, int64 [R] on the device; None: the limit. ``park``: called with
+        the numbers of all rows, the cache and the places of those that are about to be dropped, int64 [N] on the CPU.
 
         On a GPU, the host waits for the device every ``CHECK_EVERY`` tokens only; completions that have ended before
         are continued until then.
         """
         policy, limit = self._policy, params.max_completion_tokens
-        rows, cache, distribution, start, uniforms = self._prefilled(
-            [*enumerate(prompts)], group_size, limit, key, room=limit
-        )
-        device, axes = distribution.device, len(prompts[0].positions)
+        rows, cache, distribution, start, uniforms = first
+        del first
+        device = distribution.device
         is_stop = self._is_stop(distribution)
         forbidden, mask = policy.rules.forbidden_on(device), no_mask(distribution)
         ended = torch.zeros(len(uniforms), dtype=torch.bool, device=device)
@@ -209,16 +268,22 @@ class HFGenerator:
             if step + 1 == limit:
                 break
             ended |= is_stop.index_select(0, chosen)
+            if num_left is not None:
+                ended |= num_left <= step + 1
             if (step + 1) % check_every == 0:
-                active = (~ended.cpu()).nonzero()[:, 0]
+                has_ended = ended.cpu()
+                active = (~has_ended).nonzero()[:, 0]
                 if not len(active):
                     break
                 # Before, ended rows are decoded too and their tokens ignored, which is cheaper than copying.
                 if len(active) < _COMPACT_BELOW * len(rows):
+                    if park is not None:
+                        park(rows, cache, has_ended.nonzero()[:, 0])
                     cache.keep_rows(active)
                     rows = tuple(rows[i] for i in active.tolist())
                     active = active.to(device)
                     chosen, ended, start, uniforms = (x[active] for x in (chosen, ended, start, uniforms))
+                    num_left = None if num_left is None else num_left[active]
             hidden = policy.model.model(
                 input_ids=chosen[:, None],  # [R, 1]
                 # [R] -> [axes, R, 1]. Always passed: the length of this cache is not that of the sequence.
@@ -229,6 +294,8 @@ class HFGenerator:
                 use_cache=True,
             ).last_hidden_state[:, 0]  # [R, hidden]
             distribution = policy.next_log_distribution(hidden, forbidden)
+        if park is not None:
+            park(rows, cache, torch.arange(len(rows)))
 
     @property
     def _device(self) -> torch.device:
@@ -241,8 +308,13 @@ class HFGenerator:
         ids = torch.arange(distribution.shape[-1])
         return torch.isin(ids, torch.tensor(sorted(self._stop_ids))).to(distribution.device)
 
-    def _by_completion(self, pieces: Sequence[Piece], count: int) -> list[tuple[list[int], list[float], bool]]:
-        """Token ids, log-probs and "has stopped" of every completion, each up to and including its stop token."""
+    def _by_completion(
+        self, pieces: Iterable[Piece], count: int, limits: Mapping[int, int] | None = None
+    ) -> list[tuple[list[int], list[float], bool]]:
+        """Token ids, log-probs and "has stopped" of every completion, each up to and including its stop token.
+
+        ``limits``: most tokens of each completion by its number, where they differ; others than these have no tokens.
+        """
         tokens: list[list[int]] = [[] for _ in range(count)]
         logprobs: list[list[float]] = [[] for _ in range(count)]
         for piece in pieces:
@@ -253,7 +325,11 @@ class HFGenerator:
                 end = next((i + 1 for i in range(length) if chosen[i] in self._stop_ids), length)
                 tokens[number] += chosen[:end]
                 logprobs[number] += values[:end]
-        return [(ids, values, ids[-1] in self._stop_ids) for ids, values in zip(tokens, logprobs, strict=True)]
+        for number, limit in (limits or {}).items():
+            del tokens[number][limit:], logprobs[number][limit:]
+        return [
+            (ids, values, bool(ids) and ids[-1] in self._stop_ids) for ids, values in zip(tokens, logprobs, strict=True)
+        ]
 
     def _prefilled(
         self,

@@ -103,6 +103,13 @@ class PromptQueue:
     def __init__(self, prompts: Iterable[EncodedPrompt]) -> None:
         self._left = enumerate(prompts)
         self._next = next(self._left, None)
+        self.opened: list[str] = []
+        """``Prompt.opened`` of each prompt that was taken."""
+
+    @property
+    def answers_calls(self) -> bool:
+        """True if the zoom calls of the next prompt, and so of all, are answered."""
+        return self._next is not None and self._next[1].answer_call is not None
 
     def __bool__(self) -> bool:
         """True if a prompt waits."""
@@ -113,6 +120,7 @@ class PromptQueue:
         taken: list[tuple[int, EncodedPrompt]] = []
         while self._next is not None and (count is None or len(taken) < count):
             taken.append(self._next)
+            self.opened.append(self._next[1].prompt.opened)
             self._next = next(self._left, None)
         return taken
 

@@ -69,7 +69,7 @@ class _Encoded(NamedTuple):
 class Model:
     """A vision-language model for inference. ``virft.load`` makes one.
 
-    ``template`` as in the setting ``prompt.template``. ``thinking`` None: as the model's card says. With
+    ``template`` as in the setting ``prompt.template``. ``thinking`` and ``zoom`` None: as the model's card says. With
     ``temperature`` 0 the most likely token is taken at each position (greedy decoding).
     """
 
@@ -80,6 +80,7 @@ class Model:
         name: str = "",
         template: str = "auto",
         thinking: bool | None = None,
+        zoom: bool | None = None,
         max_completion_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
@@ -87,7 +88,7 @@ class Model:
     ) -> None:
         self.loaded = loaded
         self.name = name
-        self.prompting = resolve_prompting(loaded, template=template, thinking=thinking)
+        self.prompting = resolve_prompting(loaded, template=template, thinking=thinking, zoom=zoom)
         self.max_completion_tokens = max_completion_tokens
         self.device = device or default_device()
         self._runtime = Runtime(ranks=Ranks(device=self.device), dtype=getattr(torch, loaded.precision.dtype))
@@ -174,7 +175,13 @@ class Model:
         return results
 
     def stream(self, query: ImageQuery, *, number: int = 0) -> Iterator[str | Result]:
-        """Yield the text so far after every token, and at the end what ``answer`` returns."""
+        """Yield the text so far after every token, and at the end what ``answer`` returns.
+
+        With zoom calls, no text is yielded before the answer.
+        """
+        if self.prompting.zoom:
+            yield self.answer(query, number=number)
+            return
         encoded = self._encode(query)
         tokens = self._generator.stream(encoded.prompt, self._params, self._key(number))
         while True:
@@ -196,7 +203,11 @@ class Model:
         with torch.no_grad(), self._runtime.autocast():
             (features,) = self._policy.encode_images([rendered.vision.to(self.device)])
         prompt = EncodedPrompt(
-            prompt=rendered.prompt, positions=rendered.positions, features=features, stream_id=stream_id
+            prompt=rendered.prompt,
+            positions=rendered.positions,
+            features=features,
+            stream_id=stream_id,
+            answer_call=rendered.answer_call,
         )
         return _Encoded(query, image, sample, prompt)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import islice
 
 from virft.config.fitting import PAPER_MAX_PIXELS
 from virft.data.images import load_image as load_image_file
 from virft.errors import DataError, ModelError
+from virft.geometry.boxes import BoxSpace
+from virft.geometry.crops import zoom_region
 from virft.models.load import LoadedModel
 from virft.models.model_folders import CARD
-from virft.models.renderer import LoadImage, PromptLength, RenderedPrompt, Renderer
+from virft.models.renderer import LoadImage, PromptLength, RenderedPrompt, RenderedTurn, Renderer
 from virft.tasks import TASKS
 from virft.text.prompts import BUILT_IN, read_template
-from virft.types import Sample
+from virft.text.zoom import read_zoom_call
+from virft.types import Box, Prompt, Sample
 
 DEFAULT_TEMPLATE = "paper"
 MANY_IMAGE_TOKENS = 1300
@@ -31,8 +35,10 @@ class Prompting:
     """Name of a built-in template, or a text with ``{query}``; never "auto" or a path."""
     thinking: bool
     """If the prompt requests a think block before the answer."""
+    zoom: bool = False
+    """If the prompt offers a zoom call, and calls are answered by the enlarged region."""
     thinking_by_origin: Mapping[str, bool] = field(default_factory=dict)
-    """The same for each dataset of a mixture, by the name that its samples have as ``origin``."""
+    """The thinking mode of each dataset of a mixture, by the name that its samples have as ``origin``."""
 
     def thinking_for(self, sample: Sample) -> bool:
         """The thinking mode of a sample's dataset."""
@@ -40,7 +46,7 @@ class Prompting:
 
     def of_origin(self, name: str) -> Prompting:
         """The prompting of one dataset of a mixture, for samples that do not say where they come from."""
-        return Prompting(template=self.template, thinking=self.thinking_by_origin.get(name, self.thinking))
+        return replace(self, thinking=self.thinking_by_origin.get(name, self.thinking), thinking_by_origin={})
 
     @property
     def card(self) -> dict[str, str | bool]:
@@ -49,7 +55,9 @@ class Prompting:
         If the datasets of a mixture agree on thinking, that is the model's mode.
         """
         modes = set(self.thinking_by_origin.values())
-        return {"prompt_template": self.template, "thinking": modes.pop() if len(modes) == 1 else self.thinking}
+        found: dict[str, str | bool] = {"prompt_template": self.template}
+        found["thinking"] = modes.pop() if len(modes) == 1 else self.thinking
+        return found | ({"zoom_calls": True} if self.zoom else {})
 
 
 def resolve_prompting(
@@ -57,15 +65,17 @@ def resolve_prompting(
     *,
     template: str,
     thinking: bool | None,
+    zoom: bool | None = False,
     thinking_by_origin: Mapping[str, bool] | None = None,
 ) -> Prompting:
-    """The prompting of a model under settings that may refer to its card: ``template`` "auto", ``thinking`` None.
+    """The prompting of a model under settings that may refer to its card: ``template`` "auto", the others None.
 
     Raises ``ModelError`` if the card is invalid, and ``ConfigError`` if the template is.
     """
     return Prompting(
         template=resolve_template(loaded, template),
-        thinking=resolve_thinking(loaded, thinking),
+        thinking=resolve_flag(loaded, "thinking", thinking),
+        zoom=resolve_flag(loaded, "zoom_calls", zoom),
         thinking_by_origin=thinking_by_origin or {},
     )
 
@@ -81,15 +91,40 @@ def make_renderer(
 
     def render(sample: Sample) -> RenderedPrompt:
         thinking = prompting.thinking_for(sample)
-        return renderer.render(sample, _question(loaded, prompting, sample, thinking), thinking=thinking)
+        rendered = renderer.render(sample, _question(loaded, prompting, sample, thinking), thinking=thinking)
+        if not prompting.zoom:
+            return rendered
+        # Cached: the trainer renders the tool turns that the sampler has rendered.
+        answer_call = cache(partial(_answer_call, renderer, space, sample, rendered.prompt, thinking))
+        return replace(rendered, answer_call=answer_call)
 
+    space = loaded.family.box_space
     return render
+
+
+def _answer_call(
+    renderer: Renderer,
+    space: BoxSpace,
+    sample: Sample,
+    prompt: Prompt,
+    thinking: bool,
+    text: str,
+    token_ids: Sequence[int],
+) -> RenderedTurn | None:
+    """See ``AnswerCall``."""
+    size = sample.target_size
+    box = read_zoom_call(text, space=space, original=size, resized=prompt.images[sample.target_image].resized)
+    if not isinstance(box, Box):
+        return None
+    return renderer.render_turn(sample, prompt, text, token_ids, zoom_region(box, size), thinking=thinking)
 
 
 def _checked_renderer(loaded: LoadedModel, prompting: Prompting, load_image: LoadImage) -> Renderer:
     renderer = Renderer(loaded, load_image)
     for mode in set(prompting.thinking_by_origin.values()) or {prompting.thinking}:
         renderer.check(thinking=mode)
+        if prompting.zoom:
+            renderer.check_zoom(thinking=mode)
     return renderer
 
 
@@ -182,7 +217,11 @@ def check_prompts(loaded: LoadedModel, prompting: Prompting, samples: Iterable[S
 
 def _question(loaded: LoadedModel, prompting: Prompting, sample: Sample, thinking: bool) -> str:
     return TASKS[sample.task].format_question(
-        sample, template=prompting.template, thinking=thinking, space=loaded.family.box_space
+        sample,
+        template=prompting.template,
+        thinking=thinking,
+        zoom=prompting.zoom,
+        space=loaded.family.box_space,
     )
 
 
@@ -203,14 +242,14 @@ def resolve_template(loaded: LoadedModel, template: str) -> str:
     return text
 
 
-def resolve_thinking(loaded: LoadedModel, thinking: bool | None) -> bool:
-    """The thinking mode: the setting, or if that is None the model card's, or false.
+def resolve_flag(loaded: LoadedModel, name: str, value: bool | None) -> bool:
+    """A setting that is true or false; if it is None, that of the model's card, or false.
 
     Raises ``ModelError`` if the card is invalid.
     """
-    if thinking is not None:
-        return thinking
-    own = loaded.card.get("thinking", False)
+    if value is not None:
+        return value
+    own = loaded.card.get(name, False)
     if not isinstance(own, bool):
-        raise ModelError(f"{CARD} of the model: thinking is {own!r:.80}; expected true or false")
+        raise ModelError(f"{CARD} of the model: {name} is {own!r:.80}; expected true or false")
     return own

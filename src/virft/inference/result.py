@@ -163,6 +163,9 @@ def result_lines(result: Result) -> list[str]:
 def reading_lines(result: Result) -> list[str]:
     """Format the parsed answer, invalid elements and truncation."""
     lines = []
+    if (zoom := result.completion.zoom) is not None:
+        x1, y1, x2, y2 = zoom.region.xyxy
+        lines.append(f"zoom: {x1:g}, {y1:g}, {x2:g}, {y2:g} (pixels)")
     if result.completion.truncated:
         lines.append(f"truncated at {len(result.completion.token_ids)} tokens: see --max-completion-tokens")
     task = TASKS[result.query.task]
@@ -180,6 +183,7 @@ def as_record(result: Result) -> dict[str, Any]:
         "reading": TASKS[query.task].record_answer(result.answer),
         "reasoning": split_reasoning(completion.text)[0],
         "text": completion.text,
+        **({} if completion.zoom is None else {"zoom_region": list(completion.zoom.region.xyxy)}),
         "well_formed": result.reading.well_formed,
         "truncated": completion.truncated,
     }

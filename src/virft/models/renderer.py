@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -13,11 +13,46 @@ from torch import Tensor
 
 from virft.config.wording import counted
 from virft.errors import DataError, ModelError
+from virft.geometry.crops import zoomed_size
+from virft.models.attention.layout import Insertion
 from virft.models.load import LoadedModel
 from virft.models.stop_tokens import TEMPLATE_ERRORS, end_of_turn_id
 from virft.models.vision import VisionInputs
 from virft.text.prompts import opened_prefix
-from virft.types import Augmentation, ImageRef, Prompt, Sample
+from virft.types import Augmentation, Box, ImageRef, ImageSize, Prompt, Sample, Zoom
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedTurn:
+    """The tool turn that answers a zoom call, with the tensors that a model needs for it."""
+
+    zoom: Zoom
+    """First turn and tool turn."""
+
+    opened: str
+    """Prefix of the second turn that the chat template writes, as ``Prompt.opened``."""
+
+    positions: Tensor
+    """Rotary position ids of the first turn and the tool turn, int64 [A, T]. The second turn continues from the largest
+    of them."""
+
+    load_vision: Callable[[], VisionInputs]
+    """Decode, augment, crop and scale the image, and retain the result. Thread-safe."""
+
+    @property
+    def insertion(self) -> Insertion:
+        """The tool turn in a packed row."""
+        return Insertion(after=self.zoom.num_tokens, token_ids=self.zoom.tool_ids, positions=self.positions)
+
+    @property
+    def vision(self) -> VisionInputs:
+        """Pixels of the enlarged region; ``DataError`` if the image cannot be read."""
+        return self.load_vision()
+
+
+AnswerCall = Callable[[str, tuple[int, ...]], RenderedTurn | None]
+"""From text and token ids of a first turn, its end token included, to the tool turn that answers its zoom call; None if
+there is no valid call, or no room for the answer in the context of the model. Equal calls return the same object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +67,9 @@ class RenderedPrompt:
 
     load_vision: Callable[[], VisionInputs]
     """Decode, augment and resize its images, and retain the result. Thread-safe."""
+
+    answer_call: AnswerCall | None = None
+    """Answers the zoom calls of its completions; None: they are not answered."""
 
     @property
     def vision(self) -> VisionInputs:
@@ -48,6 +86,10 @@ class PromptLength(NamedTuple):
     """Tokens of the image that has most of them."""
 
 
+_CALL = "call"
+"""Text of the assistant in a chat that is formatted to find the tool turn that follows it."""
+_TOOL_RESPONSE = ("<tool_response>", "</tool_response>")
+"""Texts before and after the enlarged region in a tool turn, as in the chat template of Qwen3-VL."""
 _QUESTION = "Where is the fox?"
 """A question with which a chat template is checked."""
 LoadImage = Callable[[str, Augmentation | None], Image.Image]
@@ -109,6 +151,89 @@ class Renderer:
                 "expected a template that does, if add_generation_prompt is true"
             )
 
+    def check_zoom(self, *, thinking: bool) -> None:
+        """Raise ``ModelError`` if ``render_turn`` would refuse every zoom call with this setting of ``thinking``."""
+        text = self._model.config.get_text_config()
+        if kinds := set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
+            reason = f"layers of type {', '.join(sorted(kinds))}"
+        elif self._family.bidirectional_images:
+            reason = "bidirectional attention in images"
+        elif self._family.images_first:
+            reason = "images in tiles only if a conversation has one of them"  # LLaVA-OneVision
+        else:
+            reason = ""
+        if reason:
+            raise ModelError(
+                f"zoom calls are not supported for models of type {self._model.config.model_type!r}, which have "
+                f"{reason}; expected a model with full causal attention in every layer, or zoom off"
+            )
+        _opened(self._tool_text(thinking), thinking)
+
+    def render_turn(
+        self, sample: Sample, prompt: Prompt, text: str, token_ids: Sequence[int], region: Box, *, thinking: bool
+    ) -> RenderedTurn | None:
+        """Return the tool turn with an enlarged region of the sample's target image, whose pixels are not read yet.
+
+        ``text`` and ``token_ids``: first turn, its end token included. ``region``: in whole pixels of the original
+        image. None if prompt, first turn and tool turn leave no room in the context of the model, and if the image
+        processor refuses the size of the region.
+        """
+        target = prompt.images[sample.target_image]
+        size = zoomed_size(region, target.resized)
+        try:
+            vision = self._family.measure_images(self._processor, [size])
+        except ModelError:  # rounding, in an image whose aspect ratio is just small enough
+            return None
+        tool_text = self._tool_text(thinking)
+        tool_ids = self._expand(tool_text, vision, sample)
+        ids = [*prompt.token_ids, *token_ids, *tool_ids]
+        if self.max_tokens is not None and len(ids) >= self.max_tokens:
+            return None
+        sizes = [*sample.image_sizes, size]
+        both = self._family.measure_images(self._processor, sizes)
+        positions = self._family.prompt_positions(self._model, torch.tensor(ids), both)
+        (resized,) = self._family.resized_sizes(self._processor, vision)
+        image = replace(target, original=size, resized=resized)
+        zoom = Zoom(text=text, num_tokens=len(token_ids), region=region, tool_ids=tuple(tool_ids), image=image)
+        return RenderedTurn(
+            zoom=zoom,
+            opened=_opened(tool_text, thinking),
+            positions=positions[:, len(prompt.token_ids) :],
+            load_vision=cache(partial(self._read_region, sample, zoom)),
+        )
+
+    def _tool_text(self, thinking: bool) -> str:
+        """The text of the chat after the end token of a first turn: the tool turn, with a placeholder for its image."""
+        question = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _QUESTION}]}]
+        answer = [{"type": "text", "text": _TOOL_RESPONSE[0]}, {"type": "image"}]
+        answer.append({"type": "text", "text": _TOOL_RESPONSE[1]})
+        end = end_of_turn_id(self._tokenizer)
+        marker = "" if end is None else str(self._tokenizer.convert_ids_to_tokens(end))
+        for content in ([{"type": "text", "text": _CALL}], _CALL):
+            chat = [*question, {"role": "assistant", "content": content}, {"role": "user", "content": answer}]
+            try:
+                text = self._tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+                )
+            except TEMPLATE_ERRORS:  # a template for the other format
+                continue
+            _, found, after = str(text).rpartition(_CALL)
+            if found and marker and after.lstrip().startswith(marker) and after.count(self._placeholder) == 1:
+                return after.lstrip().removeprefix(marker)
+        raise ModelError(
+            "the model's chat template cannot format a zoom: a turn of the assistant, closed by a special token, and a "
+            "turn of the user with one image; expected the template of a vision-language model, or zoom off"
+        )
+
+    def _read_region(self, sample: Sample, zoom: Zoom) -> VisionInputs:
+        """Decode and augment the target image of a sample, and scale a region of it."""
+        path = sample.images[sample.target_image]
+        image = self._load_checked(path, sample.augmentation, sample.target_size, sample.id)
+        box = tuple(map(int, zoom.region.xyxy))
+        # From the region alone, as if it were a file of its own: pixels around it do not count.
+        enlarged = image.crop(box).resize(zoom.image.original, Image.Resampling.BICUBIC)  # type: ignore[arg-type]
+        return self._family.read_images(self._processor, [enlarged])
+
     @property
     def max_tokens(self) -> int | None:
         """Largest number of tokens of a prompt and its completion (``max_position_embeddings``); None if unknown."""
@@ -138,14 +263,21 @@ class Renderer:
 
         Raises ``DataError`` if one cannot be read, or has another size than the sample says.
         """
-        images = [self._load_image(path, one) for path, one in zip(sample.images, augmentations, strict=True)]
-        for path, image, size in zip(sample.images, images, sample.image_sizes, strict=True):
-            if image.size != size:
-                raise DataError(
-                    f"{path}: has {image.width} x {image.height} pixels upright; expected {size.width} x "
-                    f"{size.height}, as the sample says ({sample.id})"
-                )
+        parts = zip(sample.images, augmentations, sample.image_sizes, strict=True)
+        images = [self._load_checked(path, one, size, sample.id) for path, one, size in parts]
         return self._family.read_images(self._processor, images)
+
+    def _load_checked(
+        self, path: str, augmentation: Augmentation | None, size: ImageSize, sample_id: str
+    ) -> Image.Image:
+        """Load an image; ``DataError`` if it has another size than its sample says."""
+        image = self._load_image(path, augmentation)
+        if image.size != size:
+            raise DataError(
+                f"{path}: has {image.width} x {image.height} pixels upright; expected {size.width} x "
+                f"{size.height}, as the sample says ({sample_id})"
+            )
+        return image
 
     def _require_sizes(self, sample: Sample) -> None:
         """Raise ``DataError`` for an image whose size the image processor refuses."""

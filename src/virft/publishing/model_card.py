@@ -168,6 +168,7 @@ def _prompts(config: Config, card: Mapping[str, Any], data: list[dict[str, Any]]
             "{query}",
             template=template,
             thinking=config.prediction_thinking,
+            zoom=config.prompt.zoom_calls,
             space=BoxSpace(card["box_space"]),
         )
         for task in tasks

@@ -28,6 +28,7 @@ from virft.evaluation.predictions import (
     PREDICTIONS,
     SKIPPED_SAMPLES,
     YES_NO,
+    ZOOM,
     PredictionsCard,
     read_predictions_card,
 )
@@ -95,6 +96,7 @@ class PredictionSettings:
                 IN_4BIT: loaded.precision.in_4bit,
                 **({} if self.engine is None else {ENGINE: vllm_name()}),
                 "commit": source_commit(),
+                **({ZOOM: True} if self.prompting.zoom else {}),
                 **({YES_NO: YES_NO_QUESTION} if self.yes_no else {}),
                 **({SKIPPED_SAMPLES: list(skipped)} if skipped else {}),
             },
@@ -135,7 +137,12 @@ def predict_as_trained(
     runtime = runtime_of(loaded)
     with prediction_engine(loaded, runtime, sampling or SamplingConfig()) as engine:
         settings = PredictionSettings(
-            prompting=resolve_prompting(loaded, template=config.prompt.template, thinking=config.prediction_thinking),
+            prompting=resolve_prompting(
+                loaded,
+                template=config.prompt.template,
+                thinking=config.prediction_thinking,
+                zoom=config.prompt.zoom_calls,
+            ),
             max_completion_tokens=config.sampling.max_completion_tokens,
             model_name=model,
             resume=resume,
@@ -331,7 +338,7 @@ def _make_yes_no(
         policy,
         loaded.tokenizer,
         # the question is the sample's own, so the template does not matter
-        render=make_renderer(loaded, replace(settings.prompting, thinking=False, thinking_by_origin={})),
+        render=make_renderer(loaded, replace(settings.prompting, thinking=False, zoom=False, thinking_by_origin={})),
         thinking=settings.prompting.thinking,
         space=loaded.family.box_space,
         device=device,

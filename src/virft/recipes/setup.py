@@ -118,6 +118,7 @@ def make_prompting(prompt: PromptConfig, mixture: Mapping[str, MixtureConfig], l
         loaded,
         template=prompt.template,
         thinking=prompt.thinking,
+        zoom=prompt.zoom_calls,
         thinking_by_origin=thinking_by_origin(prompt, mixture),
     )
     loaded.card |= prompting.card

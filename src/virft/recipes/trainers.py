@@ -25,9 +25,11 @@ from virft.config.schema import (
 from virft.errors import ConfigError
 from virft.generation.generator import GenerationParams, Generator
 from virft.generation.hf_generator import HFGenerator
+from virft.generation.random_streams import StepKey
 from virft.generation.sampling_weights import merges_adapters
 from virft.generation.vllm_generator import VLLMGenerator
 from virft.generation.vllm_start import check_placement, start_vllm
+from virft.geometry.crops import region_around
 from virft.inference.prompting import Prompting, make_renderer
 from virft.models.attention.layout import PackedRow
 from virft.models.load import LoadedModel
@@ -42,12 +44,14 @@ from virft.recipes.setup import load_for_training, make_grader, make_prompting, 
 from virft.tasks import TASKS
 from virft.text.answers import confidence_spans
 from virft.text.prompts import strip_opened_prefix
+from virft.text.zoom import render_zoom_call
 from virft.training.grpo.demonstrations import WriteTarget, WrittenTarget
 from virft.training.grpo.trainer import GRPOTrainer, SamplerCorrection
 from virft.training.optim import ScaledRows, learning_rate, make_optimizer
 from virft.training.policy_runner import PolicyRunner
 from virft.training.prompt_loader import default_num_workers
 from virft.training.runtime import Runtime
+from virft.training.sft.batch import ZoomCall
 from virft.training.sft.trainer import SFTTrainer
 from virft.training.zero import AnyOptimizer, ZeroPolicy, require_deepspeed, start_zero
 from virft.types import Sample
@@ -90,7 +94,9 @@ def make_grpo_trainer(
     """The GRPO trainer of a config around a loaded model. With several ranks, this shards the weights.
 
     ``class_names`` are the queries of the training data, whose embeddings may learn faster (``grpo.name_lr_scale``).
+    Raises ``ConfigError`` for zoom calls with several ranks.
     """
+    _require_one_process(prompting, runtime)
     policy = make_policy(loaded, temperature=config.sampling.temperature)
     # LoRA needs no copy.
     has_copy = config.grpo.has_reference and loaded.adapters is None
@@ -121,7 +127,7 @@ def make_grpo_trainer(
         feature_cache=_feature_cache(config.model),
         count_update=_count_update(config.model, loaded),
     )
-    generator = _make_generator(config.sampling, loaded, sharded.gathered or policy, runtime, merges=merges)
+    generator = _make_generator(config.sampling, loaded, sharded.gathered or policy, runner, merges=merges)
     return GRPOTrainer(
         runner=runner,
         generator=generator,
@@ -141,9 +147,15 @@ def make_grpo_trainer(
         reference_mode=loaded.adapters_disabled if has_base else None,
         write_target=None if config.grpo.demonstrations == "off" else _demonstration_writer(loaded, prompting),
         warm_start=_make_warm_start(config, loaded, prompting, runner, sharded.optimizer),
+        zoom=prompting.zoom,
         num_workers=_num_workers(config.data, runtime),
         max_staleness=config.sampling.max_staleness,
     )
+
+
+def _require_one_process(prompting: Prompting, runtime: Runtime) -> None:
+    if prompting.zoom and runtime.ranks.count > 1:
+        raise ConfigError(f"prompt.zoom_calls is true with {runtime.ranks.count} processes; expected one process")
 
 
 def _copy_reference(policy: Policy, runtime: Runtime) -> Policy:
@@ -173,6 +185,7 @@ def _make_warm_start(
         runner=runner,
         render=make_renderer(loaded, prompting),
         target_ids=_target_ids(loaded, prompting),
+        zoom_call=_zoom_call(loaded, prompting) if prompting.zoom else None,
         optimizer=optimizer,
         learning_rate_at=_schedule(replace(config.sft, steps=num_steps)),
         max_grad_norm=config.grpo.max_grad_norm,
@@ -186,8 +199,9 @@ def make_sft_trainer(
 ) -> SFTTrainer:
     """The supervised trainer of a config around a loaded model, under the same prompts as GRPO.
 
-    ``class_names`` as for ``make_grpo_trainer``.
+    ``class_names`` as for ``make_grpo_trainer``. Raises ``ConfigError`` for zoom calls with several ranks.
     """
+    _require_one_process(prompting, runtime)
     policy = make_policy(loaded, temperature=1.0)
     sharded = _shard(config.sft, loaded, policy, runtime, class_names, parallel=config.parallel)
     # SFT does not sample. Only a frozen tower that ZeRO-3 shards has to be gathered: FSDP2 leaves it unsharded, and a
@@ -205,6 +219,7 @@ def make_sft_trainer(
         ),
         render=make_renderer(loaded, prompting),
         target_ids=_target_ids(loaded, prompting),
+        zoom_call=_zoom_call(loaded, prompting) if prompting.zoom else None,
         optimizer=sharded.optimizer,
         learning_rate_at=_schedule(config.sft),
         max_grad_norm=config.sft.max_grad_norm,
@@ -243,6 +258,34 @@ def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, 
         return [*loaded.tokenizer(write(sample, rendered)[1], add_special_tokens=False).input_ids, end]
 
     return target_ids
+
+
+def _zoom_call(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], ZoomCall | None]:
+    """A function from a sample to the zoom call of its target: a region around its boxes, the same at each step.
+
+    None for a sample whose boxes are too large for a zoom (``region_around``), or that has none.
+    """
+    end = end_token_id(loaded.model, loaded.tokenizer)
+
+    def zoom_call(sample: Sample, rendered: RenderedPrompt) -> ZoomCall | None:
+        boxes = [one.box for one in TASKS[sample.task].answer_boxes(sample.target)]
+        numbers = StepKey(seed=0, step=0).uniforms(f"zoom/{sample.id}", 0, 3).tolist()
+        region = region_around(boxes, sample.target_size, numbers)
+        if region is None or rendered.answer_call is None:
+            return None
+        text = render_zoom_call(
+            region,
+            space=loaded.family.box_space,
+            original=sample.target_size,
+            resized=rendered.prompt.images[sample.target_image].resized,
+            thinking_text=sample.rationale if prompting.thinking_for(sample) else None,
+        )
+        rest = strip_opened_prefix(text, rendered.prompt.opened)
+        ids = (*loaded.tokenizer(rest, add_special_tokens=False).input_ids, end)
+        turn = rendered.answer_call(text, ids)
+        return None if turn is None else ZoomCall(ids, turn)
+
+    return zoom_call
 
 
 def _demonstration_writer(loaded: LoadedModel, prompting: Prompting) -> WriteTarget:
@@ -284,7 +327,7 @@ def _target_text(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample,
 
 
 def _make_generator(
-    sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runtime: Runtime, *, merges: bool
+    sampling: SamplingConfig, loaded: LoadedModel, policy: Policy, runner: PolicyRunner, *, merges: bool
 ) -> Generator:
     """The engine that samples in training: the policy itself, or vLLM, which is started here.
 
@@ -297,7 +340,9 @@ def _make_generator(
             merge_adapters=merges,
             cuda_graph=sampling.cuda_graph,
             prompts_per_batch=sampling.prompts_per_batch,
+            encode_turns=runner.encode_turns,
         )
+    runtime = runner.runtime
     return start_vllm(
         loaded,
         policy.rules,

@@ -91,11 +91,12 @@ def render_scene(
     styles: Sequence[Style] = TRAIN_STYLES,
     split: Split = Split.TRAIN,
     size: int = REFERENCE_SIZE,
+    object_scale: float = 1.0,
 ) -> Scene:
     """Render a scene with exactly the planned objects, each at least 60 % visible, and all box IoUs below 0.4.
 
-    ``size``: width and height in pixels. Objects shrink until all of them have a place; raises ``ValueError`` if even
-    the smallest do not. The same generator state gives the same bytes.
+    ``size``: width and height in pixels. ``object_scale``: factor of the sizes of objects. Objects shrink until all of
+    them have a place; raises ``ValueError`` if even the smallest do not. The same generator state gives the same bytes.
 
     >>> scene = render_scene(np.random.default_rng(0), [PlanItem("cat", 2), PlanItem("apple")])
     >>> scene.image.shape, sorted(o.class_name for o in scene.objects)
@@ -106,7 +107,7 @@ def render_scene(
     canvas = background_crop(rng, background(names[rng.integers(len(names))]), size)
 
     def make_patches(shrink: float) -> list[Patch]:
-        return [make_patch(rng, items[i], styles, shrink) for i in rng.permutation(len(items))]
+        return [make_patch(rng, items[i], styles, shrink * object_scale) for i in rng.permutation(len(items))]
 
     scene = compose_scene(rng, canvas, make_patches)
     if scene is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import partial
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -123,17 +124,19 @@ def few_shot_set(
     kind: SceneKind = SceneKind.TRAIN,
     absent_frac: float = ABSENT_FRAC,
     size: int = REFERENCE_SIZE,
+    object_scale: float = 1.0,
 ) -> Iterator[SceneSample]:
     """Yield ``shots`` scenes for each class, each with one question whose answer is of that class.
 
     Detection: 1 to 3 objects of the class. Some scenes also have a question about an absent class of ``classes`` (of
     the base classes if the scene shows all of them), so that ``absent_frac`` of all questions are about an absent
     class. Distractors are base classes and others of ``classes``. ``size``: width and height in pixels.
+    ``object_scale``: factor of the sizes of objects.
     """
     num_scenes = shots * len(classes)
     num_absent = _num_absent(task, num_scenes / (1 - absent_frac), absent_frac)
     key = "/".join(("few_shot", task, *classes))
-    return _samples(seed, key, kind, task, classes, num_scenes, num_absent, size)
+    return _samples(seed, key, kind, task, classes, num_scenes, num_absent, size, object_scale)
 
 
 def evaluation_set(
@@ -145,15 +148,16 @@ def evaluation_set(
     *,
     absent_frac: float = ABSENT_FRAC,
     size: int = REFERENCE_SIZE,
+    object_scale: float = 1.0,
 ) -> Iterator[SceneSample]:
     """Yield scenes with ``num_questions`` questions in total, about the classes in turn.
 
     Detection: ``absent_frac`` of the questions are about a class of ``classes`` that the scene does not show. ``size``:
-    width and height in pixels.
+    width and height in pixels. ``object_scale``: factor of the sizes of objects.
     """
     num_absent = _num_absent(task, num_questions, absent_frac)
     key = "/".join(("test", kind, task, *classes))
-    return _samples(seed, key, kind, task, classes, num_questions - num_absent, num_absent, size)
+    return _samples(seed, key, kind, task, classes, num_questions - num_absent, num_absent, size, object_scale)
 
 
 def _num_absent(task: str, num_questions: float, absent_frac: float) -> int:
@@ -169,6 +173,7 @@ def _samples(
     num_scenes: int,
     num_absent: int,
     size: int,
+    object_scale: float,
 ) -> Iterator[SceneSample]:
     """Yield scenes about ``classes`` in turn, with the questions about absent classes evenly spaced.
 
@@ -180,7 +185,7 @@ def _samples(
         rng = stream_generator(seed, key, index)
         queried = classes[index % len(classes)]
         absent = (index + 1) * num_absent // num_scenes - index * num_absent // num_scenes
-        scene, question = _scene_about(rng, kind, task, queried, classes, size)
+        scene, question = _scene_about(rng, kind, task, queried, classes, size, object_scale)
         name = f"{kind}_{task}_{index:06d}_{queried.replace(' ', '_')}"
         if task == "multiclass_detection":
             lists = [_absent(scene, rng, classes, CLASSES_PER_QUESTION) for _ in range(absent)]
@@ -222,23 +227,32 @@ def _distractors(queried: str, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _scene_about(
-    rng: np.random.Generator, kind: SceneKind, task: str, queried: str, classes: Sequence[str], size: int
+    rng: np.random.Generator,
+    kind: SceneKind,
+    task: str,
+    queried: str,
+    classes: Sequence[str],
+    size: int,
+    object_scale: float,
 ) -> _SceneAbout:
     """Return a scene and a question of a set about ``classes``, whose answer is (also) of the class ``queried``."""
     distractors = _distractors(queried, classes)
+    render = partial(
+        render_scene, styles=kind.styles, split=kind.background_split, size=size, object_scale=object_scale
+    )
     if task in _DETECTION:
         plan = detection_plan(rng, queried, distractors, max_count=3 if kind.is_training else 4)
-        scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
+        scene = render(rng, plan)
         if task == "multiclass_detection":
             return _SceneAbout(scene, multiclass_question(scene, _listed(scene, rng, classes)))
         return _SceneAbout(scene, detection_question(scene, queried))
     if task == "classification":
         plan = classification_plan(rng, queried, distractors)
-        scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
+        scene = render(rng, plan)
         return _SceneAbout(scene, classification_question(scene, queried))
     for _ in range(_GROUNDING_TRIES):
         plan = grounding_plan(rng, queried, distractors)
-        scene = render_scene(rng, plan, styles=kind.styles, split=kind.background_split, size=size)
+        scene = render(rng, plan)
         boxes = [o.box for o in scene.objects if o.class_name == queried]
         fitting = [q for q in grounding_questions(scene) if q.target in boxes and q.kind != "name"]
         if fitting:

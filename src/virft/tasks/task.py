@@ -427,7 +427,13 @@ class Task:
         )
 
     def format_question(
-        self, sample: Sample, *, template: str, thinking: bool, space: BoxSpace = BoxSpace.RELATIVE_1000
+        self,
+        sample: Sample,
+        *,
+        template: str,
+        thinking: bool,
+        zoom: bool = False,
+        space: BoxSpace = BoxSpace.RELATIVE_1000,
     ) -> str:
         """Return the sample's question after its class instructions.
 
@@ -435,7 +441,9 @@ class Task:
         """
         question = sample.question
         if question is None:
-            question = fill_template(self.prompts, sample.query, template=template, thinking=thinking, space=space)
+            question = fill_template(
+                self.prompts, sample.query, template=template, thinking=thinking, zoom=zoom, space=space
+            )
         return add_notes(question, sample.notes)
 
     def read_target_text(self, text: str, *, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:

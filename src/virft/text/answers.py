@@ -199,6 +199,25 @@ def read_grounding(text: str, *, thinking: bool, space: BoxSpace, original: Imag
     return Reading(text=text, well_formed=well_formed, answer=answer)
 
 
+def place_box(
+    numbers: Sequence[Value], *, space: BoxSpace, original: ImageSize, resized: ImageSize
+) -> Box | Unreadable:
+    """Return the box of four numbers of ``space``, in pixels of the original image. Rules are those of answers.
+
+    >>> size = ImageSize(500, 200)
+    >>> place_box([100.0, 100.0, 200.0, 500.0], space=BoxSpace.RELATIVE_1000, original=size, resized=size)
+    Box(x1=50.0, y1=20.0, x2=100.0, y2=100.0)
+    """
+    frame = _frame_of(space, original, resized)
+    try:
+        box, _ = _place(numbers, frame)
+    except _NoBoxError as fault:
+        return Unreadable(reason=str(fault), piece=_piece(str(numbers)))
+    if are_at_most_1([one for one in numbers if isinstance(one, float)]):
+        return Unreadable(reason=at_most_1_reason(frame.extent_x, frame.extent_y), piece=_piece(str(numbers)))
+    return box
+
+
 def is_at_most_1(answer: Answer) -> bool:
     """Return whether an answer is unreadable because its coordinates are fractions of the image, all at most 1.
 

@@ -38,6 +38,12 @@ _COORDINATES = {
     BoxSpace.ORIGINAL_PIXELS: "whole numbers in pixels",
 }
 
+_ZOOM = (
+    "If something is too small to see, write one zoom call in place of the answer: "
+    '<tool_call>{"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [x1, y1, x2, y2]}}</tool_call> with a region '
+    "in {coordinates}. The enlarged region follows; then answer about the first image, in its coordinates."
+)
+
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
@@ -47,22 +53,25 @@ def fill_template(
     *,
     template: str,
     thinking: bool,
+    zoom: bool = False,
     space: BoxSpace = BoxSpace.RELATIVE_1000,
 ) -> str:
     """Return the question text. ``template`` is "paper", "short", or a text that holds ``{query}``.
 
-    Only "paper" states the box space. The user's own template decides by itself whether to request thinking;
-    nothing is added to it. A template without ``{query}`` is a ``ValueError``.
+    Only "paper" states the box space. The user's own template decides by itself whether to request thinking and to
+    offer zoom calls (``zoom``); nothing is added to it. A template without ``{query}`` is a ``ValueError``.
 
     >>> texts = PromptTexts(short="Detect {query}.", request="Find {query}.", schema="The answer is a list.")
     >>> fill_template(texts, "fox", template="short", thinking=True)
     'Detect fox. Think first.'
     """
     if template == "short":
-        return texts.short.replace("{query}", query) + (" Think first." if thinking else "")
+        hints = (" Think first." if thinking else "") + (" Zoom if needed." if zoom else "")
+        return texts.short.replace("{query}", query) + hints
     if template == "paper":
         schema = texts.schema.replace("{coordinates}", _COORDINATES[space])
-        return " ".join([texts.request.replace("{query}", query), _PAPER_BLOCKS[thinking], schema])
+        parts = [texts.request.replace("{query}", query), _PAPER_BLOCKS[thinking], schema]
+        return " ".join([*parts, *([_ZOOM.replace("{coordinates}", _COORDINATES[space])] if zoom else [])])
     if "{query}" not in template:
         raise ValueError(f"a template without {{query}}: {template!r}")
     # Plain replacement: a user's text may hold the braces of a JSON example.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from virft.models.attention.layout import PackedRow
 from virft.models.policy import Policy
-from virft.models.renderer import RenderedPrompt
+from virft.models.renderer import RenderedPrompt, RenderedTurn
 from virft.models.sharding import reduce_gradients_in_backward
 from virft.models.vision import FeatureCache, ImageFeatures
 from virft.training.runtime import Runtime
@@ -35,21 +35,25 @@ class PolicyRunner:
     """Context in which ``gathered`` holds its weights. A collective operation: every rank must enter it."""
     feature_cache: FeatureCache | None = None
     """Set if the vision tower is frozen: each image is encoded once a run, and no gradient flows into the tower."""
+    turn_features: dict[Hashable, ImageFeatures] = field(default_factory=dict)
+    """Features of the tool turns of a step, without gradient: made in sampling, and used in the update if the tower is
+    frozen. The trainer clears it."""
     count_update: Callable[[PackedRow], int] | None = None
     """Counts the operations of a row's forward and backward pass in the language model; None: they are not counted."""
 
     def logprobs(
         self,
         row: PackedRow,
-        prompts: Sequence[RenderedPrompt],
+        prompts: Sequence[RenderedPrompt | RenderedTurn],
         features: Sequence[ImageFeatures],
         *,
         policy: Policy | None = None,
     ) -> Tensor:
         """Log-probs [N] in nats, float32, of the completion tokens of a packed row.
 
-        ``prompts`` are those in the row, in order, with their image ``features``. A frozen tower's features are used as
-        they are; a trained tower encodes the images again, with gradient. ``policy``: another one, as the reference.
+        ``prompts`` and tool turns are those in the row, in order, with their image ``features``. A frozen tower's
+        features are used as they are; a trained tower encodes the images again, with gradient. ``policy``: another one,
+        as the reference.
         """
         # Another policy is called directly: the engine belongs to the trained one.
         call: Callable[..., Tensor] = policy or self.engine or self.policy
@@ -86,11 +90,23 @@ class PolicyRunner:
         # an image must not depend, by rounding, on the other images that happened to be missing from the cache.
         return [self._cached(one, self.feature_cache) for one in rendered]
 
+    @torch.no_grad()
+    def encode_turns(self, turns: Sequence[RenderedTurn]) -> list[ImageFeatures]:
+        """Image features of each tool turn, without gradient: computed once in a step, see ``turn_features``."""
+        # An augmentation is part of the key: a sample may occur twice in a step, with two of them.
+        keys: list[Hashable] = [(turn.zoom.image, turn.zoom.region) for turn in turns]
+        missing = {key: turn for key, turn in zip(keys, turns, strict=True) if key not in self.turn_features}
+        # Features that inference mode makes could not be used in the update.
+        with torch.inference_mode(False):
+            made = self._encode([*missing.values()])
+        self.turn_features.update(zip(missing, made, strict=True))
+        return [self.turn_features[key] for key in keys]
+
     def _cached(self, one: RenderedPrompt, cache: FeatureCache) -> ImageFeatures:
         # Pixels are read here if the features were cached when the prompt was loaded, and have been evicted since.
         return cache.get(_key(one), lambda: self._encode([one])[0]).to(self.runtime.device)
 
-    def _encode(self, prompts: Sequence[RenderedPrompt]) -> list[ImageFeatures]:
+    def _encode(self, prompts: Sequence[RenderedPrompt | RenderedTurn]) -> list[ImageFeatures]:
         with self.runtime.autocast():
             policy = self.gathered or self.policy
             return policy.encode_images([one.vision.to(self.runtime.device) for one in prompts])

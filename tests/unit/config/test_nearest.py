@@ -50,7 +50,7 @@ def test_a_name_that_is_a_setting_here_needs_no_entry() -> None:
         ("max_prompt_length", "prompts are never truncated; model.max_pixels bounds"),
         ("use_vllm", 'did you mean sampling.engine? sampling.engine = "vllm"'),
         ("guards.xyz", "did you mean the section monitors?"),
-        ("prompt.xyz", "[prompt] has template, thinking"),
+        ("prompt.xyz", "[prompt] has template, thinking, zoom_calls"),
         ("mixture.planes.wieght", "did you mean mixture.planes.weight?"),
     ],
 )

@@ -293,3 +293,19 @@ def test_predictions_have_the_thinking_mode_that_the_datasets_agree_on(
     data = DataConfig() if parts else DataConfig(train="d")
     config = Config(data=data, mixture=mixture, prompt=PromptConfig(thinking=default), run=RunConfig(dir="r"))
     assert config.prediction_thinking is expected
+
+
+@pytest.mark.parametrize(
+    ("found", "changes"),
+    [
+        ('sampling.engine is "vllm"', {"sampling": SamplingConfig(engine="vllm")}),
+        ("sampling.max_staleness is 1", {"sampling": SamplingConfig(max_staleness=1)}),
+        ("model.compile is true", {"model": ModelConfig(compile=True)}),
+        ('parallel.strategy is "fsdp2"', {"parallel": ParallelConfig(strategy="fsdp2")}),
+        ('grpo.demonstrations is "loss"', {"grpo": GRPOConfig(demonstrations="loss")}),
+    ],
+)
+def test_settings_that_zoom_calls_do_not_support_are_refused(found: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        replace(config(), prompt=PromptConfig(zoom_calls=True), **changes)
+    assert str(refused.value).startswith(f"{found}, which is not supported with prompt.zoom_calls = true; expected its")

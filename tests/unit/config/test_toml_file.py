@@ -67,7 +67,7 @@ def test_override_takes_lists_and_entries_of_a_table() -> None:
         ),
         ("[augment]\nzoom = 0.3", "x.toml: augment.zoom is not a setting; did you mean augment.resized_crop?"),
         ("[actor.optim]\nlr = 1", "x.toml: actor.optim.lr is not a setting; did you mean grpo.learning_rate or sft."),
-        ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking"),
+        ("[prompt]\nxyz = 1", "x.toml: prompt.xyz is not a setting; [prompt] has template, thinking, zoom_calls"),
         ("grpo = 3", "x.toml: grpo is 3; expected a table [grpo]"),
         ("model.path = ''", "x.toml: model.path is empty; expected a text"),
         ("data.validation = ' '", "x.toml: data.validation is empty; expected a folder"),

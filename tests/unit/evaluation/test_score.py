@@ -455,3 +455,21 @@ def test_labels_of_another_class_and_fractions_are_counted(tmp_path: Path) -> No
     detection, grounding = score_predictions(path, store)
     assert (detection.values["other_label_frac"], detection.counts["num_other_label"]) == (1.0, 1)
     assert (grounding.values["at_most_1_frac"], grounding.counts["num_at_most_1"]) == (1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("zoom", "message"),
+    [
+        ("fox", "zoom: 'fox' is not an object"),
+        ({"text": 3, "region": [0, 0, 1, 1]}, "text of zoom is 3; expected the text of the first turn"),
+        ({"text": "", "region": [0, 0, 1]}, r"region of zoom is \[0, 0, 1\]; expected \[x1, y1, x2, y2\] in pixels"),
+        ({"text": "", "region": [2, 0, 1, 1]}, "region of zoom is"),
+        ({"text": "", "region": [0, 0, float("inf"), 1]}, "region of zoom is"),
+    ],
+)
+def test_an_invalid_zoom_of_a_prediction_is_refused(tmp_path: Path, zoom: object, message: str) -> None:
+    path = predict(make_store(tmp_path / "d"), tmp_path / "p")
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | {"zoom": zoom}), *others]))
+    with pytest.raises(DataError, match=f"jsonl:1: {message}"):
+        read_predictions(path)

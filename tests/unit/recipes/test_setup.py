@@ -26,7 +26,7 @@ from virft.config.schema import (
 from virft.data.sources.scenes import write_few_shot_scenes
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
-from virft.inference.prompting import resolve_template, resolve_thinking
+from virft.inference.prompting import resolve_flag, resolve_template
 from virft.models.load import LoadedModel
 from virft.models.policy import make_policy
 from virft.recipes import setup
@@ -197,7 +197,7 @@ def test_the_prompting_of_a_run_is_in_the_card_of_its_model(tmp_path: Path) -> N
     assert prompting_of(settings, loaded).template == "Where is {query}?"
     assert (loaded.card["prompt_template"], loaded.card["thinking"]) == ("Where is {query}?", True)
     assert resolve_template(loaded, "auto") == "Where is {query}?"
-    assert [resolve_thinking(loaded, setting) for setting in (None, True, False)] == [True, True, False]
+    assert [resolve_flag(loaded, "thinking", setting) for setting in (None, True, False)] == [True, True, False]
     plain = load_model_of(make_config())
     prompting_of(make_config(), plain)
     assert (plain.card["prompt_template"], plain.card["thinking"]) == ("short", False)

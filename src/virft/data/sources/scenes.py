@@ -61,20 +61,32 @@ def write_few_shot_scenes(
     kind: SceneKind = SceneKind.TRAIN,
     negatives_frac: float = ABSENT_FRAC,
     size: int,
+    object_scale: float = 1.0,
     overwrite: bool = False,
     renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a training set of ``shots`` scenes per class, with training backgrounds; return its card.
 
-    ``size``: width and height of an image in pixels. ``negatives_frac``: fraction of questions about an absent class.
+    ``size``: width and height of an image in pixels. ``object_scale``: factor of the sizes of objects.
+    ``negatives_frac``: fraction of questions about an absent class.
     ``renamed``: query -> another query, for a control experiment with wrong names. Raises ``ConfigError`` if ``kind``
     is for test sets, ``DataError`` if the folder is occupied.
     """
     if not kind.is_training:
         allowed = ", ".join(one for one in SceneKind if one.is_training)
         raise ConfigError(f"scenes of kind {kind} are for tests; expected {allowed} with shots")
-    scenes = few_shot_set(seed, _scenes_of(task), classes, shots, kind=kind, absent_frac=negatives_frac, size=size)
-    facts = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
+    scenes = few_shot_set(
+        seed,
+        _scenes_of(task),
+        classes,
+        shots,
+        kind=kind,
+        absent_frac=negatives_frac,
+        size=size,
+        object_scale=object_scale,
+    )
+    facts: dict[str, Any] = {"split": kind.value, "shots": shots} | ({"renamed": dict(renamed)} if renamed else {})
+    facts |= _scale_fact(object_scale)
     return _write(
         folder,
         scenes,
@@ -98,16 +110,32 @@ def write_test_scenes(
     seed: int,
     negatives_frac: float = ABSENT_FRAC,
     size: int,
+    object_scale: float = 1.0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a test set of ``num_questions`` questions on scenes of a kind; return its card.
 
-    ``size``: width and height of an image in pixels. ``negatives_frac``: fraction of questions about an absent class.
+    ``size``: width and height of an image in pixels. ``object_scale``: factor of the sizes of objects.
+    ``negatives_frac``: fraction of questions about an absent class.
     Raises ``DataError`` if the folder is occupied.
     """
-    scenes = evaluation_set(seed, _scenes_of(task), classes, num_questions, kind, absent_frac=negatives_frac, size=size)
-    facts = {"split": kind.value}
+    scenes = evaluation_set(
+        seed,
+        _scenes_of(task),
+        classes,
+        num_questions,
+        kind,
+        absent_frac=negatives_frac,
+        size=size,
+        object_scale=object_scale,
+    )
+    facts = {"split": kind.value} | _scale_fact(object_scale)
     return _write(folder, scenes, task=task, classes=classes, seed=seed, facts=facts, size=size, overwrite=overwrite)
+
+
+def _scale_fact(object_scale: float) -> dict[str, float]:
+    """The entry of a card for objects of another size; empty for the usual one."""
+    return {} if object_scale == 1 else {"object_scale": object_scale}
 
 
 def _write(

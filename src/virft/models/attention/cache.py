@@ -18,6 +18,7 @@ cache for every token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -88,6 +89,24 @@ class GroupCacheLayer(CacheLayerMixin):
         self.keys.zero_()
         self.values.zero_()
 
+    def resume_rows(self, fold: Tensor, keys: Tensor, values: Tensor, room: int) -> None:
+        """Store own tokens of the rows, [R, kv, N, d] each, and allocate memory for ``room`` more.
+
+        ``fold``: int64 [P * kv * W], see ``GroupCache``.
+        """
+        self._fold = fold
+        self._num_tokens = keys.shape[2]
+        self._max_tokens = self._num_tokens + room
+        self.keys = self.prompt_keys.new_empty(len(fold), self._max_tokens, self.prompt_keys.shape[-1])
+        self.values = torch.empty_like(self.keys)
+        for stored, own in ((self.keys, keys), (self.values, values)):
+            stored[:, : self._num_tokens] = own.flatten(0, 1).index_select(0, fold)  # [R * kv, N, d]
+
+    def own_tokens(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the own keys and values in some places, int64 [N]: copies [N, t, d] each."""
+        assert self.keys is not None and self.values is not None
+        return tuple(x.index_select(0, places)[:, : self._num_tokens] for x in (self.keys, self.values))  # type: ignore[return-value]
+
     def replace_prompts(self, places: Tensor, other: GroupCacheLayer) -> None:
         """Overwrite the prompts with the numbers ``places``, int64 [N], by the N prompts of another cache, in order."""
         (_, _, room, _), (_, _, length, _) = self.prompt_keys.shape, other.prompt_keys.shape
@@ -101,9 +120,9 @@ class GroupCacheLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add keys and values, and return those that attention needs.
 
-        Prefill: takes and returns those of the packed row, [1, kv, T, d] each. Decode step: takes one token per row,
-        [R, kv, 1, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each; with ``write_at``, the
-        first ``span`` of them, written or not.
+        Prefill: takes and returns those of the packed row, [1, kv, T, d] each. Decode step: takes M tokens per row,
+        [R, kv, M, d] each, and returns all t own tokens of the rows, [P * kv * W, t, d] each; with ``write_at``, the
+        first ``span`` of them, written or not. M is 1, except in a step that ``GroupCache.extend`` prepares.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -114,13 +133,13 @@ class GroupCacheLayer(CacheLayerMixin):
                 folded = new.reshape(-1, new.shape[-1]).index_select(0, self._fold).to(stored.dtype)
                 stored.view(-1, stored.shape[-1]).index_copy_(0, self.write_at, folded)  # [P * kv * W, d]
             return self.keys[:, : self.span], self.values[:, : self.span]
-        at = self._num_tokens
+        at, after = self._num_tokens, self._num_tokens + key_states.shape[2]
         for stored, new in ((self.keys, key_states), (self.values, value_states)):
-            # [R, kv, 1, d] -> [R * kv, d] -> [P * kv * W, d]; spare places get a copy of some row, which is not read.
-            # Autocast leaves rotated keys in float32; they are rounded here.
-            stored[:, at] = new.reshape(-1, new.shape[-1]).index_select(0, self._fold)
-        self._num_tokens = at + 1
-        return self.keys[:, : at + 1], self.values[:, : at + 1]
+            # [R, kv, M, d] -> [R * kv, M, d] -> [P * kv * W, M, d]; spare places get a copy of some row, which is not
+            # read. Autocast leaves rotated keys in float32; they are rounded here.
+            stored[:, at:after] = new.flatten(0, 1).index_select(0, self._fold)
+        self._num_tokens = after
+        return self.keys[:, :after], self.values[:, :after]
 
     def keep_rows(self, places: Tensor, fold: Tensor, prompts: Tensor | None) -> None:
         """Retain some rows and drop the others.
@@ -177,6 +196,9 @@ class GroupCache(Cache):
         self.prompt_lengths = layout.prompt_lengths
         self.equal_prompts = layout.equal_prompts
         self.newest: Tensor | None = None
+        self.own_seen: Tensor | None = None
+        """Bool [R, n]: False where one of the first n own tokens of a row is padding; None: there is none."""
+        self._own_biases: dict[int, Tensor] = {}
         self._biases: dict[int | None, tuple[int, Tensor]] = {}
 
     def layer_of(self, index: int) -> GroupCacheLayer:
@@ -209,8 +231,80 @@ class GroupCache(Cache):
         places = self._unfold.view(len(self._prompt_of_row), -1)[rows].flatten()
         self._index_rows(renumbered)
         places = places[self._fold].to(device)
+        if self.own_seen is not None:
+            self.own_seen = self.own_seen[rows.to(device)]
+            self._own_biases.clear()
         for layer in self.layers:
             layer.keep_rows(places, self.fold, kept)
+
+    def prompts_only(self) -> GroupCache:
+        """Return a cache with the same prompts and no rows, for ``resume_rows``. No row may have been dropped yet.
+
+        Both share the tensors of the prompts.
+        """
+        other = copy(self)
+        other.layers = [copy(layer) for layer in self.layers]
+        for layer in other.layers:
+            layer.keys = layer.values = None
+        other._biases = {}
+        return other
+
+    def own_tokens(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return keys and values of the own tokens of some rows, by layer: copies [N, kv, t, d] each.
+
+        ``rows``: their numbers, int64 [N], on the CPU.
+        """
+        places = self._unfold.view(len(self._prompt_of_row), -1)[rows]  # [N, kv]
+        shape = tuple(places.shape)
+        places = places.flatten().to(self.prompt_lengths.device)
+        found = [layer.own_tokens(places) for layer in self.layers]
+        return [(keys.unflatten(0, shape), values.unflatten(0, shape)) for keys, values in found]
+
+    def resume_rows(
+        self, prompt_of_row: Tensor, own: Sequence[tuple[Tensor, Tensor]], num_own: Tensor, room: int
+    ) -> None:
+        """Begin decoding with rows that have own tokens already, in a cache of prompts only.
+
+        ``prompt_of_row``: int64 [R], ascending, on the CPU. ``own``: keys and values of each layer, [R, kv, N, d] each,
+        of which the first ``num_own`` of each row, int64 [R], are its own, and the others are hidden. ``room``: tokens
+        that will be added.
+        """
+        device = self.prompt_lengths.device
+        prompts, renumbered = torch.unique_consecutive(prompt_of_row, return_inverse=True)
+        kept = prompts.to(device)
+        self.prompt_lengths = self.prompt_lengths[kept]
+        self._index_rows(renumbered)
+        for layer, (keys, values) in zip(self.layers, own, strict=True):
+            layer.prompt_keys, layer.prompt_values = layer.prompt_keys[kept], layer.prompt_values[kept]
+            layer.resume_rows(self.fold, keys, values, room)
+        self.own_seen = torch.arange(own[0][0].shape[2], device=device) < num_own.to(device)[:, None]
+        self.decoding = True
+
+    def extend(self, seen: Tensor) -> None:
+        """Prepare a step that adds M tokens to each row, which attend to each other causally.
+
+        ``seen``: bool [R, M], False for padding.
+        """
+        assert self.own_seen is not None, "rows that were not resumed have no padding"
+        self.own_seen = torch.cat([self.own_seen, seen], 1)
+        self._own_biases.clear()
+
+    def own_bias(self, own: int, count: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the bias that hides own tokens from the newest ``count`` tokens of their row; None if none is hidden.
+
+        Shape [P * kv * W, count, own] of ``dtype``. ``own``: own tokens of a row, the newest included.
+        """
+        if self.own_seen is None:
+            return None
+        # Computed once for all layers.
+        if own not in self._own_biases:
+            seen = F.pad(self.own_seen, (0, own - self.own_seen.shape[1]), value=True)  # [R, own]
+            steps = torch.arange(own, device=seen.device)
+            causal = steps <= steps[own - count :, None]  # [count, own]
+            rows = self.fold // self.layers[0].prompt_keys.shape[1]  # [P * kv * W]
+            bias = lowest_where_hidden(seen[:, None] & causal, dtype).index_select(0, rows)
+            self._own_biases = {own: bias}
+        return self._own_biases[own]
 
     def make_static(self, newest: Tensor, span: int) -> None:
         """Decode in steps of constant shape. ``newest``: number of the own token that a step adds to each row.

@@ -33,13 +33,19 @@ keys of each segment side by side::
     segment        p1        c11            c12        p2     c21        c22
     row            0 1 2     3 4            5          6 7    8          9 10 11
     key_place      0 1 2     0 1 2 3 4      0 1 2 5    6 7    6 7 8      6 7 9 10 11
+
+A completion of two turns with a tool turn between them (``Insertion``) is one segment, too. Only its sampled tokens are
+targets; t, the tool turn with its image, is not::
+
+    token            p1  p1  c11  c11  t   t   t   c11  c11
+    predicted by         .   1    2    .   .   .   6    7      (row index)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -174,6 +180,21 @@ class PackedRow:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Insertion:
+    """Tokens inside a completion that are not predicted: a tool turn, which may hold images."""
+
+    after: int
+    """Number of completion tokens before it."""
+
+    token_ids: Sequence[int]
+    """Its token ids, M of them."""
+
+    positions: Tensor
+    """Rotary position ids of the completion tokens before it and of its own: int64 [A, after + M]. Those of the
+    completion tokens behind it continue from the largest of them."""
+
+
 def position_ids(positions: Tensor) -> Tensor:
     """Return positions [A, batch, tokens] in the form that transformers expects.
 
@@ -186,6 +207,7 @@ def pack_row(
     prompts: Sequence[Sequence[int]],
     prompt_positions: Sequence[Tensor],
     completions: Sequence[Sequence[Sequence[int]]],
+    insertions: Sequence[Sequence[Insertion | None]] | None = None,
 ) -> PackedRow:
     """Pack groups into one row.
 
@@ -194,11 +216,18 @@ def pack_row(
 
     The last prompt token predicts the first token of every completion. Position ids of a completion continue from the
     largest position id of its prompt. An empty completion takes no place and predicts nothing.
+
+    ``insertions``: of each completion, None for one without; None: there are none. Tokens of an insertion are in the
+    row and are attended to, but they are no targets.
     """
     num_prompts = len(prompts)
     longest_prompt = max(len(prompt) for prompt in prompts)
     group = max((len(group) for group in completions), default=0)
-    longest = max((len(one) for group in completions for one in group), default=0)
+    branches = [
+        [_branch(one, None if insertions is None else insertions[p][g]) for g, one in enumerate(completions[p])]
+        for p in range(num_prompts)
+    ]
+    longest = max((len(one.token_ids) for of_prompt in branches for one in of_prompt), default=0)
     # NumPy, not PyTorch: many small slices are written below, which costs tensors several times as much.
     prompt_index = np.zeros((num_prompts, longest_prompt), np.int64)
     completion_index = np.zeros((num_prompts, group, longest), np.int64)
@@ -221,8 +250,8 @@ def pack_row(
         positions.append(prompt_positions[p])
         # The largest on any axis: behind an image, Qwen's time, height and width positions differ.
         next_position = int(prompt_positions[p].max()) + 1
-        for g, tokens in enumerate(completions[p]):
-            at, count = len(ids), len(tokens)
+        for g, branch in enumerate(branches[p]):
+            at, count = len(ids), len(branch.token_ids)
             if not count:
                 continue
             places = np.arange(at, at + count)
@@ -230,11 +259,12 @@ def pack_row(
             key_places.append(np.concatenate([own_places, places]))
             ends.append(at + count)
             slots.append(first_completion_slot + (p * group + g) * longest + np.arange(count))
-            positions.append((next_position + torch.arange(count)).expand(len(prompt_positions[p]), -1))
+            positions.append(branch.positions(next_position, len(prompt_positions[p])))
             # Shifted by one: token 0 is predicted by the end of the prompt, token i by token i - 1.
-            logit_index.append(np.concatenate([[start + length - 1], np.arange(at, at + count - 1)]))
-            ids.extend(tokens)
-            targets.extend(tokens)
+            predicting = np.concatenate([[start + length - 1], np.arange(at, at + count - 1)])
+            logit_index.append(predicting if branch.inserted is None else np.delete(predicting, branch.inserted_places))
+            ids.extend(branch.token_ids)
+            targets.extend(completions[p][g])
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     return PackedRow(
         token_ids=torch.tensor(ids),
@@ -250,6 +280,33 @@ def pack_row(
             segments=_segments(ends, key_places),
         ),
     )
+
+
+class _Branch(NamedTuple):
+    """Tokens of a completion, with those that are inserted into it."""
+
+    token_ids: Sequence[int]
+    inserted: Insertion | None
+
+    @property
+    def inserted_places(self) -> slice:
+        """Places of the inserted tokens among all."""
+        assert self.inserted is not None
+        return slice(self.inserted.after, self.inserted.after + len(self.inserted.token_ids))
+
+    def positions(self, first: int, axes: int) -> Tensor:
+        """Position ids, int64 [A, tokens], behind a prompt that ends before ``first``."""
+        if self.inserted is None:
+            return (first + torch.arange(len(self.token_ids))).expand(axes, -1)
+        known = self.inserted.positions
+        rest = int(known.max()) + 1 + torch.arange(len(self.token_ids) - known.shape[1])
+        return torch.cat([known, rest.expand(axes, -1)], 1)
+
+
+def _branch(tokens: Sequence[int], inserted: Insertion | None) -> _Branch:
+    if inserted is None:
+        return _Branch(tokens, None)
+    return _Branch([*tokens[: inserted.after], *inserted.token_ids, *tokens[inserted.after :]], inserted)
 
 
 def _segments(ends: list[int], key_places: list[np.ndarray]) -> Segments:

@@ -266,16 +266,16 @@ def _prompt_attention(
 def _decode(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, cache: GroupCache, layer: int
 ) -> Tensor:
-    """One decode step: ``query`` [R, heads, 1, d]; ``key`` and ``value`` [P * kv * W, t, d] as the cache stores them.
+    """One decode step: ``query`` [R, heads, M, d]; ``key`` and ``value`` [P * kv * W, t, d] as the cache stores them.
 
-    Returns [R, 1, heads, d]. W places for the rows of each prompt, see ``GroupCache``; t own tokens of a row, the
-    newest included.
+    Returns [R, M, heads, d]. W places for the rows of each prompt, see ``GroupCache``; t own tokens of a row, the M
+    newest included. M is 1, except in a step that ``GroupCache.extend`` prepares.
     """
-    rows, heads, _, dim = query.shape
+    rows, heads, count, dim = query.shape
     stored = cache.layer_of(layer)
     prompt_key, prompt_value = stored.prompt_keys, stored.prompt_values
     prompts, kv, length, _ = prompt_key.shape
-    own, repeat = key.shape[1], heads // kv
+    own, repeat = key.shape[1], heads // kv * count
     # Rows of one prompt move next to each other, so that its keys are read once for all of them:
     #
     #     rows [R * kv, repeat * d]            places [P * kv * W, repeat * d]
@@ -285,7 +285,8 @@ def _decode(
     #                                          p2 h1: r2 -    @ prompt keys of p2 h1
     #
     # There is one new token per row, so query heads of a KV head take the axis of query tokens: no mask is needed
-    # among them, and K and V are not copied for each head as SDPA does it with grouped heads.
+    # among them, and K and V are not copied for each head as SDPA does it with grouped heads. M new tokens are as many
+    # more query heads (``repeat`` counts both), with a mask.
     is_wide = _has_wide_products(key)
     folded = query.reshape(rows * kv, repeat * dim)
     # Wide scores are scaled below, as the kernel of the update does it: the query is then rounded as there.
@@ -299,6 +300,8 @@ def _decode(
             to_prompt += bias
         if window is not None:
             to_own[..., : max(0, own - window)] = torch.finfo(to_own.dtype).min
+        if (hidden := cache.own_bias(own, count, to_own.dtype)) is not None:
+            to_own += hidden.repeat(1, repeat // count, 1)  # heads first, then tokens
     scores = torch.cat([to_prompt.view(-1, repeat, length), to_own], -1)  # [P * kv * W, repeat, L + t]
     if cache.newest is not None:
         scores.view(prompts, -1, length + own).add_(cache.static_bias(window, scores.dtype))
@@ -307,8 +310,8 @@ def _decode(
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     mixed = weights.view(prompts, kv, -1, length + own)[..., :length] @ prompt_value  # [P, kv, W * repeat, d]
     mixed = mixed.view(-1, repeat, dim) + weights[..., length:] @ value  # [P * kv * W, repeat, d]
-    # Unfold, which drops spare places: [P * kv * W, repeat * d] -> [R * kv, repeat * d] -> [R, 1, heads, d].
-    return mixed.view(-1, repeat * dim).index_select(0, cache.unfold).view(rows, 1, heads, dim)
+    # Unfold, which drops spare places: [P * kv * W, repeat * d] -> [R * kv, repeat * d] -> [R, M, heads, d].
+    return mixed.view(-1, repeat * dim).index_select(0, cache.unfold).view(rows, heads, count, dim).transpose(1, 2)
 
 
 def _has_wide_products(keys: Tensor) -> bool:

@@ -12,6 +12,7 @@ from virft.geometry.boxes import BoxSpace
 from virft.models.attention.shared_prompt import VISION_ATTENTION
 from virft.models.families import gemma3, gemma4, glm, idefics, internvl, llava_onevision, qwen
 from virft.models.families.family import Family, family_from
+from virft.models.families.tiles import token_blocks
 
 QWEN2_VL = family_from(
     qwen,
@@ -53,7 +54,7 @@ IDEFICS3 = family_from(
     vision_names=("model.vision_model.", "model.connector."),
     projector_names=("model.connector.",),
 )
-SMOLVLM = replace(IDEFICS3, model_type="smolvlm")
+SMOLVLM = replace(IDEFICS3, model_type="smolvlm", forward_features=token_blocks)
 
 INTERNVL = family_from(
     internvl,

@@ -41,6 +41,18 @@ def one_tensor(features: Sequence[ImageFeatures]) -> dict[str, Any]:
     return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=joined)}}
 
 
+def token_blocks(features: Sequence[ImageFeatures]) -> dict[str, Any]:
+    """Return ``mm_encoder_outputs`` as one tensor [all image tokens of the rows, 1, hidden]; empty without images.
+
+    SmolVLM fills rows in blocks of as many tokens as the second axis has, and refuses rows with a part of a block.
+    """
+    tokens = [tensor for one in features for tensor in one.tokens]
+    if not tokens:
+        return {}
+    blocks: Any = torch.cat(tokens)[:, None]
+    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=blocks)}}
+
+
 def meta_tiles(count: int, side: tuple[int, int] | int) -> Tensor:
     """Return pixels of ``count`` tiles on the meta device, [count, 3, height, width]; ``side``: (height, width)."""
     height, width = (side, side) if isinstance(side, int) else side

@@ -55,8 +55,10 @@ def _at_most_1(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def num_tokens(groups: Sequence[RolloutGroup]) -> int:
-    """Tokens that the step processes: each prompt once, and all completions."""
-    return sum(len(group.prompt.token_ids) + sum(len(one.token_ids) for one in group.completions) for group in groups)
+    """Tokens that the step processes: each prompt once, and all completions, with their tool turns."""
+    completions = [one for group in groups for one in group.completions]
+    tool = sum(len(one.zoom.tool_ids) for one in completions if one.zoom is not None)
+    return sum(len(group.prompt.token_ids) for group in groups) + sum(len(one.token_ids) for one in completions) + tool
 
 
 def _answer_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -104,7 +106,8 @@ def rollout_record(
     number of steps since the weights that sampled the group.
     ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw; boxes of
     several classes have their label as a sixth element. ``mask``: COCO's compressed run lengths of the mask that was
-    rewarded, on the upright original image.
+    rewarded, on the upright original image. ``zoom``, if a completion has two turns: text of the first, and the
+    enlarged region [x1, y1, x2, y2].
     """
     group = widest_reward_range(groups)
     order = from_worst_to_best(group)
@@ -115,10 +118,12 @@ def rollout_record(
 
     def completion_record(i: int) -> Mapping[str, Any]:
         report = group.reports[i]
+        zoom = group.completions[i].zoom
         return {
             "reward": report.total,
             "advantage": round(own[i], 6),
             "parts": dict(report.parts),
+            **({} if zoom is None else {"zoom": {"text": zoom.text, "region": list(zoom.region.xyxy)}}),
             "text": group.completions[i].text,
             "boxes": _boxes(group.sample.task, report.reading.answer),
             **({"mask": report.mask} if report.mask is not None else {}),

@@ -59,7 +59,7 @@ def format_flight(flight: SavedFlight) -> str:
                 "step": flight.step,
                 "policy_step": flight.policy_step,
                 "sample": sample_id,
-                "completions": [asdict(one) for one in completions],
+                "completions": [_record(one) for one in completions],
             },
             separators=(",", ":"),
         )
@@ -79,6 +79,11 @@ def parse_flight(text: str) -> SavedFlight | None:
         sample_ids=[record["sample"] for record in records],
         completions=[[_completion(one) for one in record["completions"]] for record in records],
     )
+
+
+def _record(completion: Completion) -> dict[str, Any]:
+    assert completion.zoom is None, "the config refuses zoom calls with completions in flight"
+    return {name: value for name, value in asdict(completion).items() if name != "zoom"}
 
 
 def _completion(record: dict[str, Any]) -> Completion:

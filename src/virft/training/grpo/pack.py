@@ -26,7 +26,7 @@ from torch import Tensor
 
 from virft.config.schema import LossKind
 from virft.generation.generator import EncodedPrompt
-from virft.models.attention.layout import PackedRow, pack_row
+from virft.models.attention.layout import Insertion, PackedRow, pack_row
 from virft.training.grpo.advantages import group_advantages
 from virft.types import Completion, RolloutGroup
 
@@ -67,6 +67,9 @@ class Microbatch:
     """The tokens, and the places that predict each completion token."""
     prompts: tuple[int, ...]
     """Index, in the step, of each group of the row, in order."""
+    images: tuple[tuple[int, int | None], ...]
+    """Sources of the images of the row, in order: a group, and None for its prompt or the number of a completion with a
+    tool turn."""
     advantages: Tensor
     """Float tensor of shape (N,)."""
     weights: Tensor
@@ -108,13 +111,15 @@ def pack_step(
     mask_truncated: bool = False,
     advantages: Sequence[Sequence[float]] | None = None,
     demonstrations: Sequence[Sequence[WeightedDemonstration]] | None = None,
+    insertions: Sequence[Sequence[Insertion | None]] | None = None,
 ) -> list[Microbatch]:
     """The microbatches of a step, of at most ``microbatch_tokens`` tokens each; a single completion may exceed it.
 
     ``drop_equal`` skips completions of groups without an advantage; the denominator counts them all the same.
     ``counted``: all groups of the step, if ``groups`` are those of one rank. ``mask_truncated`` gives the tokens of a
     truncated completion weight 0; other weights do not change. ``advantages``: of the completions of each group; None:
-    ``group_advantages``. ``demonstrations``: those of each group.
+    ``group_advantages``. ``demonstrations``: those of each group. ``insertions``: tool turns of the completions of each
+    group; None: there are none.
     """
     weigh = token_weights(groups if counted is None else counted, loss, max_completion_tokens)
 
@@ -123,7 +128,9 @@ def pack_step(
 
     if advantages is None:
         advantages = [group_advantages(group.rewards, scale_by_std=scale_by_std).tolist() for group in groups]
-    source = _Source(groups, encoded, advantages, demonstrations or [()] * len(groups), weight_of)
+    if insertions is None:
+        insertions = [[None] * len(group.completions) for group in groups]
+    source = _Source(groups, encoded, advantages, demonstrations or [()] * len(groups), weight_of, insertions)
     # indices into ``groups``, so that a microbatch can look up the prompts and features of its groups
     pieces = [
         piece
@@ -138,11 +145,15 @@ def zero_weight_microbatch(groups: Sequence[RolloutGroup], encoded: Sequence[Enc
 
     FSDP2 and ZeRO-3 gather weights in each pass; a rank with fewer passes than another would leave it waiting forever.
     """
-    # the shortest prompt with one completion: the cheapest row that this rank has the features for
+    # the shortest prompt with one completion: the cheapest row that this rank has the features for. Without its tool
+    # turn: only the number of passes matters.
     shortest = min(range(len(groups)), key=lambda i: len(groups[i].prompt.token_ids))
     piece = _Piece(shortest, (0,), 0)
     advantages = [[0.0] * len(group.completions) for group in groups]
-    return _microbatch([piece], _Source(groups, encoded, advantages, [()] * len(groups), lambda completion: 0.0))
+    return _microbatch(
+        [piece],
+        _Source(groups, encoded, advantages, [()] * len(groups), lambda completion: 0.0, [[None]] * len(groups)),
+    )
 
 
 def token_weights(groups: Sequence[RolloutGroup], loss: LossKind, max_completion_tokens: int) -> Callable[[int], float]:
@@ -170,6 +181,16 @@ class _Source(NamedTuple):
     advantages: Sequence[Sequence[float]]
     demonstrations: Sequence[Sequence[WeightedDemonstration]]
     weight_of: _WeightOf
+    insertions: Sequence[Sequence[Insertion | None]]
+
+    def insertion(self, group: int, member: int) -> Insertion | None:
+        """Tool turn of a completion; None if it has none, and for a demonstration."""
+        return self.insertions[group][member] if member < len(self.insertions[group]) else None
+
+    def num_tokens(self, group: int, member: int) -> int:
+        """Tokens of a completion or a demonstration in the row, its tool turn included."""
+        inserted = self.insertion(group, member)
+        return len(self.token_ids(group, member)) + (0 if inserted is None else len(inserted.token_ids))
 
     def token_ids(self, group: int, member: int) -> Sequence[int]:
         """Tokens of a completion, or of a demonstration."""
@@ -191,7 +212,7 @@ def _split(number: int, source: _Source, limit: int, *, has_completions: bool) -
     chosen: list[int] = []
     total = prompt
     for member in range(first, num_completions + len(source.demonstrations[number])):
-        length = len(source.token_ids(number, member))
+        length = source.num_tokens(number, member)
         # "chosen": a completion that exceeds the limit by itself gets a row of its own
         if chosen and total + length > limit:
             yield _Piece(number, tuple(chosen), total)
@@ -244,14 +265,22 @@ def _microbatch(pieces: Sequence[_Piece], source: _Source) -> Microbatch:
             [groups[piece.group].prompt.token_ids for piece in pieces],
             [source.encoded[piece.group].positions for piece in pieces],
             [[source.token_ids(piece.group, member) for member in piece.members] for piece in pieces],
+            [[source.insertion(piece.group, member) for member in piece.members] for piece in pieces],
         ),
         prompts=tuple(piece.group for piece in pieces),
+        images=tuple(one for piece in pieces for one in _images(piece, source)),
         advantages=torch.tensor(advantages),
         weights=torch.tensor(weights),
         sampler_logprobs=torch.tensor(sampler),
         sampled_index=(~mask).nonzero()[:, 0] if demonstrations else None,
         demonstrations=_tokens(demonstrations, mask) if demonstrations else None,
     )
+
+
+def _images(piece: _Piece, source: _Source) -> Iterator[tuple[int, int | None]]:
+    """Sources of the images of a piece, see ``Microbatch.images``."""
+    yield piece.group, None
+    yield from ((piece.group, one) for one in piece.members if source.insertion(piece.group, one) is not None)
 
 
 def _tokens(demonstrations: Sequence[WeightedDemonstration], mask: Tensor) -> DemonstrationTokens:

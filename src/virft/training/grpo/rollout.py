@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from virft.errors import NonFiniteReward
 from virft.generation.generator import EncodedPrompt
-from virft.models.renderer import RenderedPrompt
+from virft.models.renderer import RenderedPrompt, RenderedTurn
 from virft.tasks.grader import Grader
 from virft.training.grpo.advantages import GroupAdvantages
 from virft.training.grpo.demonstrations import Demonstration
@@ -34,6 +34,8 @@ class Drawn(NamedTuple):
     groups: list[RolloutGroup]
     demonstrations: list[tuple[Demonstration, ...]]
     """Those of each group; none without ``grpo.demonstrations``."""
+    turns: list[tuple[RenderedTurn | None, ...]]
+    """Tool turn of each completion of each group; None for a completion of one turn."""
 
     def extended(self, more: Drawn) -> Drawn:
         """These prompts and groups, then the others."""
@@ -42,7 +44,16 @@ class Drawn(NamedTuple):
             [*self.encoded, *more.encoded],
             [*self.groups, *more.groups],
             [*self.demonstrations, *more.demonstrations],
+            [*self.turns, *more.turns],
         )
+
+    def images(self, group: int, member: int | None) -> RenderedPrompt | RenderedTurn:
+        """A prompt, or the tool turn of a completion: a source of images in a row (``Microbatch.images``)."""
+        if member is None:
+            return self.rendered[group]
+        turn = self.turns[group][member]
+        assert turn is not None, "a completion of one turn has no images"
+        return turn
 
 
 class Rollout(NamedTuple):
@@ -130,6 +141,18 @@ def _group(
         reports=tuple(grade_texts(texts, sample, resized, grader, contexts)),
         policy_step=policy_step,
     )
+
+
+def rendered_turns(rendered: RenderedPrompt, completions: Sequence[Completion]) -> tuple[RenderedTurn | None, ...]:
+    """The tool turn of each completion of a prompt, as the sampler had it; None for a completion of one turn."""
+
+    def turn_of(one: Completion) -> RenderedTurn | None:
+        if (zoom := one.zoom) is None:
+            return None
+        assert rendered.answer_call is not None
+        return rendered.answer_call(zoom.text, one.token_ids[: zoom.num_tokens])
+
+    return tuple(map(turn_of, completions))
 
 
 def grade_texts(

@@ -34,7 +34,7 @@ from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout
 from virft.training.grpo.in_flight import InFlight, SavedFlight, format_flight, parse_flight
 from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
 from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
-from virft.training.grpo.rollout import Drawn, Rollout, grade_texts, reward_groups
+from virft.training.grpo.rollout import Drawn, Rollout, grade_texts, rendered_turns, reward_groups
 from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates, off_policy_metrics
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
@@ -121,6 +121,8 @@ class GRPOTrainer:
     """Dynamic sampling: (step, round from 1) -> replacement samples. Required if ``refill_rounds`` is above 0."""
     write_target: WriteTarget | None = None
     """From a sample to its ground-truth completion. Required if ``demonstrations`` is not "off"."""
+    zoom: bool = False
+    """True if the prompts offer a zoom call: the fraction of completions with one is a metric."""
     num_workers: int = 0
     """Background threads that read the images of the next step; 0: none."""
     max_staleness: int = 0
@@ -162,6 +164,7 @@ class GRPOTrainer:
             # The loop has rolled back to the weights of a checkpoint, which another engine does not have.
             self.generator.update()
         self._last_number = number
+        self.runner.turn_features.clear()
         # Sample a group of G completions per prompt from the current policy, unless that began in the step before;
         # reward each completion.
         rollout = self._roll_out(number, samples, following, timer)
@@ -184,6 +187,7 @@ class GRPOTrainer:
 
     def sample(self, number: int, samples: Sequence[Sample]) -> list[RolloutGroup]:
         """This rank's rewarded groups, as step ``number`` samples them for a batch; nothing is learnt."""
+        self.runner.turn_features.clear()
         return self._sample(number, samples, StageTimer()).groups
 
     def in_flight(self) -> str:
@@ -374,7 +378,8 @@ class GRPOTrainer:
             context=self._context(flight.step),
         )
         timer.lap("reward")
-        return Drawn(flight.rendered, flight.encoded, groups, [()] * len(groups))
+        turns = [rendered_turns(*one) for one in zip(flight.rendered, completions, strict=True)]
+        return Drawn(flight.rendered, flight.encoded, groups, [()] * len(groups), turns)
 
     def _demonstrate(self, number: int, drawn: Drawn, *, first_place: int) -> Drawn:
         """This rank's groups with their demonstrations; ``first_place`` as in ``_sample``."""
@@ -417,6 +422,7 @@ class GRPOTrainer:
                 positions=one.positions,
                 features=features,
                 stream_id=f"{place}/{one.prompt.sample_id}",
+                answer_call=one.answer_call,
             )
             for place, one, features in zip(places, rendered, self.runner.encode_images(rendered), strict=True)
         ]
@@ -469,6 +475,7 @@ class GRPOTrainer:
                 max_completion_tokens=self.params.max_completion_tokens,
                 step_frac=self._step_frac(number),
             ),
+            insertions=[[None if one is None else one.insertion for one in of_group] for of_group in own.turns],
         )
 
     @torch.no_grad()
@@ -484,12 +491,12 @@ class GRPOTrainer:
 
     def _logprobs(self, batch: Microbatch, own: Drawn, *, policy: Policy | None = None) -> Tensor:
         """Log-probs of all targets of a microbatch, demonstrations included, under the policy, or another one."""
-        return self.runner.logprobs(
-            batch.row,
-            [own.rendered[i] for i in batch.prompts],
-            [own.encoded[i].features for i in batch.prompts],
-            policy=policy,
-        )
+        sources = [own.images(*one) for one in batch.images]
+        features = [
+            own.encoded[group].features if isinstance(one, RenderedPrompt) else self.runner.encode_turns([one])[0]
+            for (group, _), one in zip(batch.images, sources, strict=True)
+        ]
+        return self.runner.logprobs(batch.row, sources, features, policy=policy)
 
     def _update_policy(
         self, number: int, own: Drawn, packed: _Packed, references: Sequence[Tensor | None], timer: StageTimer
@@ -675,6 +682,8 @@ class GRPOTrainer:
         if not first:
             return {}
         metrics = group_metrics(first)
+        if self.zoom:
+            metrics["zoom_frac"] = fmean(one.zoom is not None for group in first for one in group.completions)
         if self.config.refill_rounds:
             metrics["num_refilled"] = sum(has_nonzero_std(group.rewards) for group in rollout.refilled)
             metrics["num_tokens"] = num_tokens(rollout.groups)

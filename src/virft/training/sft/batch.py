@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from virft.models.attention.layout import PackedRow, pack_row
-from virft.models.renderer import RenderedPrompt
+from virft.models.attention.layout import Insertion, PackedRow, pack_row
+from virft.models.renderer import RenderedPrompt, RenderedTurn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,14 +20,31 @@ class SupervisedRow:
     """Index, in the batch, of each sample of the row, in order."""
 
 
+class ZoomCall(NamedTuple):
+    """First turn of a target with a zoom call, and the tool turn that answers it."""
+
+    token_ids: tuple[int, ...]
+    """Token ids of the call, its end token included."""
+    turn: RenderedTurn
+
+
 def pack_targets(
-    prompts: Sequence[RenderedPrompt], targets: Sequence[Sequence[int]], *, microbatch_tokens: int
+    prompts: Sequence[RenderedPrompt],
+    targets: Sequence[Sequence[int]],
+    *,
+    microbatch_tokens: int,
+    insertions: Sequence[Insertion | None] | None = None,
 ) -> list[SupervisedRow]:
     """Rows of at most ``microbatch_tokens`` tokens; a single sample may exceed it.
 
-    ``targets``: token ids of each ground-truth completion, its end token included. Samples do not attend to each other.
+    ``targets``: token ids of each ground-truth completion, its end tokens included. ``insertions``: tool turns of the
+    targets; None: there are none. Samples do not attend to each other.
     """
-    lengths = [len(one.prompt.token_ids) + len(target) for one, target in zip(prompts, targets, strict=True)]
+    turns = insertions or [None] * len(prompts)
+    lengths = [
+        len(one.prompt.token_ids) + len(target) + (0 if turn is None else len(turn.token_ids))
+        for one, target, turn in zip(prompts, targets, turns, strict=True)
+    ]
     return [
         SupervisedRow(
             row=pack_row(
@@ -34,6 +52,7 @@ def pack_targets(
                 [prompts[i].positions for i in members],
                 # groups of one completion each
                 [[targets[i]] for i in members],
+                [[turns[i]] for i in members],
             ),
             members=members,
         )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from virft.models.policy import Policy
-from virft.models.renderer import RenderedPrompt
+from virft.models.renderer import RenderedPrompt, RenderedTurn
 from virft.models.vision import ImageFeatures
 from virft.training.distributed import Ranks
 from virft.training.monitors import SKIPPED
 from virft.training.optim import set_learning_rate, update_weights
 from virft.training.policy_runner import PolicyRunner
 from virft.training.prompt_loader import Following, PromptLoader, no_samples
-from virft.training.sft.batch import SupervisedRow, pack_targets
+from virft.training.sft.batch import SupervisedRow, ZoomCall, pack_targets
 from virft.training.step import NonFinite, NonFiniteStep, StageTimer, StepReport
 from virft.training.zero import AnyOptimizer
 from virft.types import Sample
@@ -43,6 +44,8 @@ class SFTTrainer:
     """Gradients are clipped to this global norm."""
     microbatch_tokens: int
     """Tokens of one forward and backward pass; bounds memory, not the result."""
+    zoom_call: Callable[[Sample, RenderedPrompt], ZoomCall | None] | None = None
+    """Zoom call that comes before the ground-truth completion of a sample, or None; None: there are no calls."""
     num_workers: int = 0
     """Background threads that read the images of the next step; 0: none."""
 
@@ -70,8 +73,18 @@ class SFTTrainer:
         features = self._encode(rendered)
         timer.lap("images")
         self._loader.prefetch(lambda: self.ranks.shard(following(1)))
-        targets = [self.target_ids(sample, one) for sample, one in zip(own, rendered, strict=True)]
-        rows = pack_targets(rendered, targets, microbatch_tokens=self.microbatch_tokens)
+        calls = [None if self.zoom_call is None else self.zoom_call(*one) for one in zip(own, rendered, strict=True)]
+        targets = [
+            [*(() if call is None else call.token_ids), *self.target_ids(sample, one)]
+            for sample, one, call in zip(own, rendered, calls, strict=True)
+        ]
+        turns = [None if call is None else call.turn for call in calls]
+        rows = pack_targets(
+            rendered,
+            targets,
+            microbatch_tokens=self.microbatch_tokens,
+            insertions=[None if turn is None else turn.insertion for turn in turns],
+        )
         timer.lap("pack")
         totals = self.ranks.sum(
             {"target_tokens": sum(map(len, targets)), "num_tokens": sum(len(one.row.token_ids) for one in rows)}
@@ -80,7 +93,8 @@ class SFTTrainer:
         nonfinite: NonFinite | None = None
         set_learning_rate(self.optimizer, self.learning_rate_at(number))
         try:
-            found = self._update(samples, rows, rendered, features, num_targets=totals["target_tokens"])
+            images = _Images(rendered, features, turns, self._encode_turns(turns))
+            found = self._update(samples, rows, images, num_targets=totals["target_tokens"])
         except NonFiniteStep as signal:
             found, nonfinite = {SKIPPED: 1}, signal.nonfinite
         timer.lap("update")
@@ -115,12 +129,19 @@ class SFTTrainer:
         with self.runner.gather():
             return self.runner.encode_images(rendered)
 
+    def _encode_turns(self, turns: Sequence[RenderedTurn | None]) -> list[ImageFeatures | None]:
+        """The same of each tool turn."""
+        if self.runner.feature_cache is None:
+            return []
+        self.runner.turn_features.clear()
+        encoded = iter(self.runner.encode_turns([turn for turn in turns if turn is not None]))
+        return [None if turn is None else next(encoded) for turn in turns]
+
     def _update(
         self,
         samples: Sequence[Sample],
         rows: Sequence[SupervisedRow],
-        rendered: Sequence[RenderedPrompt],
-        features: Sequence[ImageFeatures],
+        images: _Images,
         *,
         num_targets: float,
     ) -> dict[str, float]:
@@ -136,7 +157,7 @@ class SFTTrainer:
         for number, (one, weight) in enumerate(weighted, start=1):
             self.runner.prepare_backward(is_last_row=number == len(weighted))
             # the denominator of the whole step, so that neither microbatches nor ranks change the result
-            part = -self._logprobs(one, rendered, features).sum() / num_targets * weight
+            part = -self._logprobs(one, images).sum() / num_targets * weight
             value = part.item()
             if not math.isfinite(value):
                 nonfinite_samples += [own[i].id for i in one.members]
@@ -156,10 +177,23 @@ class SFTTrainer:
         num_extra = int(self.ranks.max(len(rows))) - len(rows) if self.runner.runtime.is_sharded else 0
         return [(one, 1.0) for one in rows] + [(rows[-1], 0.0)] * num_extra
 
-    def _logprobs(
-        self, one: SupervisedRow, rendered: Sequence[RenderedPrompt], features: Sequence[ImageFeatures]
-    ) -> Tensor:
+    def _logprobs(self, one: SupervisedRow, images: _Images) -> Tensor:
         """Log-probs [N] of the target tokens of a row, in nats."""
-        return self.runner.logprobs(
-            one.row, [rendered[i] for i in one.members], [features[i] for i in one.members if features]
-        )
+        return self.runner.logprobs(one.row, *images.of_row(one))
+
+
+class _Images(NamedTuple):
+    """Sources of the images of a batch, by sample, and their features; a trained tower has no features."""
+
+    prompts: Sequence[RenderedPrompt]
+    features: Sequence[ImageFeatures]
+    turns: Sequence[RenderedTurn | None]
+    turn_features: Sequence[ImageFeatures | None]
+
+    def of_row(self, row: SupervisedRow) -> tuple[list[RenderedPrompt | RenderedTurn], list[ImageFeatures]]:
+        """The sources of a row in its order: of each sample, the prompt and then the tool turn."""
+        sources = [one for i in row.members for one in (self.prompts[i], self.turns[i]) if one is not None]
+        if not self.features:
+            return sources, []
+        features = [one for i in row.members for one in (self.features[i], self.turn_features[i]) if one is not None]
+        return sources, features
