@@ -216,8 +216,10 @@ def predict_store(
 
     Questions that the dataset's protocol does not query are omitted. Raises ``DataError`` with all samples whose prompt
     the model refuses, unless ``settings.skip_refused``, and ``ConfigError`` if the questions demand other coordinates
-    than those in which the model's boxes are parsed.
+    than those in which the model's boxes are parsed, or for zoom calls with vLLM.
     """
+    if settings.prompting.zoom and settings.engine is not None:
+        raise ConfigError("zoom calls are on, and the engine is vllm; expected the built-in engine, or no zoom calls")
     number = len(store) if limit is None else min(limit, len(store))
     samples = {i: sample for i, sample in enumerate(islice(store, number)) if sample.queried}
     refused = _check_samples(loaded, list(samples.values()), settings, settings.log if runtime.ranks.is_first else None)
