@@ -184,7 +184,10 @@ class ServedEngine:
         return any(report.has_new for report in found)
 
     def recover(self, lost: SamplerLost | None) -> bool:
-        """Wait for servers to start again if a process has lost all, see ``Engine.recover``."""
+        """Wait for servers to start again if a process has lost all, see ``Engine.recover``.
+
+        Raises ``ModelError`` if none is being started.
+        """
         machine = self._trainer.machine
         has_hope = any(one.process is not None for one in self._servers)
         found = self._trainer.union([(machine, has_hope, None if lost is None else str(lost))])
