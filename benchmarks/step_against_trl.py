@@ -123,8 +123,13 @@ class Task:
 class LetterGrader:
     """Reward that differs between any two texts, so that no group has zero reward variance."""
 
-    def grade(self, text: str, sample: Sample, *, resized: ImageSize, context: RewardContext) -> RewardReport:
-        """Return the mean character code of the text as the reward."""
+    def grade_group(
+        self, texts: Sequence[str], sample: Sample, *, resized: ImageSize, contexts: Sequence[RewardContext]
+    ) -> list[RewardReport]:
+        """Return the mean character code of each text as its reward."""
+        return list(map(self._grade, texts))
+
+    def _grade(self, text: str) -> RewardReport:
         total = sum(map(ord, text)) / (1000 * max(1, len(text)))
         return RewardReport(total=total, parts={}, reading=Reading(text=text, well_formed=True, answer=Detections()))
 

@@ -161,7 +161,10 @@ class Table:
     def __init__(self, rewards: Sequence[Sequence[float]]) -> None:
         self._rewards = rewards
 
-    def grade(self, text: str, *_: Any, **__: Any) -> RewardReport:
+    def grade_group(self, texts: Sequence[str], *_: Any, **__: Any) -> list[RewardReport]:
+        return list(map(self._grade, texts))
+
+    def _grade(self, text: str) -> RewardReport:
         g, i = map(int, text.split())
         total = self._rewards[g][i] if i >= 0 else DEMONSTRATION_REWARD
         return RewardReport(total=total, parts={}, reading=reading(Detections()))

@@ -35,7 +35,7 @@ from virft.cli.parsers import (
     add_verb,
 )
 from virft.config.wording import counted
-from virft.errors import CheckFailed, ConfigError, DataError
+from virft.errors import CheckFailed, ConfigError, DataError, ModelError
 from virft.geometry.boxes import BoxSpace
 from virft.types import Detections, ImageSize, LabelledDetections
 
@@ -365,7 +365,10 @@ def _mask_maker(name: str | None, store: Store) -> Iterator[MaskMaker | None]:
     store.check(decode=True)
     from virft.recipes.setup import make_segmenter
 
-    segment = make_segmenter(name)
+    try:
+        segment = make_segmenter(name)
+    except ModelError as error:
+        raise ModelError(f"{error}, or {BOX}") from error
     with progress_bar("masks") as show:
         # a folder by its last name only: scores hold no path of this machine
         short = Path(name).absolute().name if Path(name).is_dir() else name

@@ -105,14 +105,7 @@ def reward(
     1 predicted, 1 to find, hit from IoU 0.5
       1  [100.0, 100.0, 500.0, 500.0]      confidence 1      target 1, IoU 0.750, hit
     """
-    if task not in TASKS:
-        raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
-    if box_space not in tuple(BoxSpace):
-        raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
-    if check_labels and query is None:
-        raise ConfigError("check_labels needs query: the class name that labels in boxes are compared with")
-    if iou_threshold is not None and preset in TASKS[task].rewards and not TASKS[task].rewards[preset].uses_threshold:
-        raise ConfigError(f"iou_threshold has no effect: the reward of {task} does not depend on it; remove it")
+    _check_options(task, box_space, preset, iou_threshold=iou_threshold, needs_query=check_labels and query is None)
     rule = RewardRule(
         preset=preset,
         weights=weights or {},
@@ -141,6 +134,20 @@ def reward(
         weights={name: rule.weight(name) for name in report.parts},
         explanation=explain_reward(rule, sample.task, reading, sample.target, replace(context, query=query)),
     )
+
+
+def _check_options(
+    task: str, box_space: str, preset: Preset, *, iou_threshold: float | None, needs_query: bool
+) -> None:
+    """Raise ``ConfigError`` for unknown names, and for options that contradict each other or have no effect."""
+    if task not in TASKS:
+        raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
+    if box_space not in tuple(BoxSpace):
+        raise ConfigError(f"box_space is {box_space!r}; expected one of {', '.join(BoxSpace)}")
+    if needs_query:
+        raise ConfigError("check_labels needs query: the class name that labels in boxes are compared with")
+    if iou_threshold is not None and preset in TASKS[task].rewards and not TASKS[task].rewards[preset].uses_threshold:
+        raise ConfigError(f"iou_threshold has no effect: the reward of {task} does not depend on it; remove it")
 
 
 def image_size_of(image: Path | str) -> ImageSize:

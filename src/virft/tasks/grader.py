@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from virft.errors import RewardFailed
+from virft.errors import NonFiniteReward, RewardFailed
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import Box, ImageSize, Reading, RewardContext, RewardReport, Sample, SegmentedBox
+from virft.types import Box, ImageSize, Reading, RewardContext, RewardReport, Sample, SegmentedBox, Unreadable
 
 SegmentBoxes = Callable[[Sample, Sequence[Box]], Sequence[SegmentedBox]]
 """(sample whose target has a mask, different predicted boxes) -> the mask of each box, compared with the target's."""
@@ -42,6 +43,29 @@ class Grader:
         reading = self.read(text, sample, resized=resized)
         (segmented,) = self.segment_answers(sample, [reading])
         return self.reward(reading, sample, replace(context, segmented=segmented))
+
+    def grade_group(
+        self, texts: Sequence[str], sample: Sample, *, resized: ImageSize, contexts: Sequence[RewardContext]
+    ) -> list[RewardReport]:
+        """Return the reward of each completion of a sample; ``segment`` gets the boxes of all in one call.
+
+        NaN in total if a reward function of the user returns a number that is not finite. Raises ``RewardFailed`` as
+        ``grade`` does.
+        """
+        readings = [self.read(text, sample, resized=resized) for text in texts]
+        segmented = self.segment_answers(sample, readings)
+        return [
+            self._reward_or_nan(reading, sample, replace(context, segmented=mask))
+            for reading, mask, context in zip(readings, segmented, contexts, strict=True)
+        ]
+
+    def _reward_or_nan(self, reading: Reading, sample: Sample, context: RewardContext) -> RewardReport:
+        try:
+            return self.reward(reading, sample, context)
+        except NonFiniteReward as error:
+            # The trainer skips the whole step and names the function, once all groups are known.
+            unusable = Reading(text=reading.text, well_formed=False, answer=Unreadable(reason=str(error)))
+            return RewardReport(total=math.nan, parts={}, reading=unusable)
 
     def read(self, text: str, sample: Sample, *, resized: ImageSize) -> Reading:
         """Return the parsed completion; ``resized`` as in ``grade``."""

@@ -116,8 +116,9 @@ def test_a_model_that_does_not_fit_is_named(gpu_step: Any) -> None:
 
 def test_a_step_without_an_update_fails(gpu: FakeCUDA, gpu_step: Any, tmp_path: Path) -> None:
     class Constant:
-        def grade(self, text: str, *_: object, **__: object) -> RewardReport:
-            return RewardReport(total=1.0, parts={}, reading=Reading(text=text, well_formed=True, answer=Detections()))
+        def grade_group(self, texts: list[str], *_: object, **__: object) -> list[RewardReport]:
+            readings = [Reading(text=text, well_formed=True, answer=Detections()) for text in texts]
+            return [RewardReport(total=1.0, parts={}, reading=one) for one in readings]
 
     gpu_step.LetterGrader = Constant
     arguments = gpu_step.parse(["--try-on-cpu"])

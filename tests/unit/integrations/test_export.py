@@ -124,9 +124,9 @@ def test_coco_and_yolo_hold_detection_only(
 @pytest.mark.parametrize(
     ("format", "options", "formats"),
     [
-        ("coco", ["--template", "short"], "trl or llama-factory or lmms-eval"),
-        ("yolo", ["--space", "relative_1000"], "trl or llama-factory or lmms-eval"),
-        ("llama-factory", ["--thinking"], "trl or lmms-eval"),
+        ("coco", ["--template", "short"], "trl or ms-swift or easyr1 or llama-factory or lmms-eval"),
+        ("yolo", ["--space", "relative_1000"], "trl or ms-swift or easyr1 or llama-factory or lmms-eval"),
+        ("llama-factory", ["--thinking"], "trl or ms-swift or easyr1 or lmms-eval"),
         ("trl", ["--name", "mine"], "lmms-eval"),
         ("coco", ["--max-completion-tokens", "9"], "lmms-eval"),
     ],

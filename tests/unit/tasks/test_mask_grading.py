@@ -16,7 +16,6 @@ from virft.geometry.masks import rle_to_mask
 from virft.tasks.explain import explain_reward
 from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule
-from virft.training.grpo.rollout import grade_texts
 from virft.types import Box, RewardContext, RewardReport, Sample, SegmentedBox
 
 SAIL = masked(20, 20, 60, 60)
@@ -89,11 +88,11 @@ def test_a_group_is_segmented_in_one_call_with_each_box_once() -> None:
 
     texts = [EXACT, LEFT, EXACT, "nothing"]
     contexts = [RewardContext(num_tokens=len(completion([1], text=one).token_ids)) for one in texts]
-    reports = grade_texts(texts, SAIL, SIZE, grader(segment=segment), contexts)
+    reports = grader(segment=segment).grade_group(texts, SAIL, resized=SIZE, contexts=contexts)
     assert calls == [[box(20, 20, 60, 60), box(20, 20, 40, 60)]]
     assert reports == [grade(text) for text in texts]
     calls.clear()
-    grade_texts(["nothing"] * 3, SAIL, SIZE, grader(segment=segment), contexts[:3])
+    grader(segment=segment).grade_group(["nothing"] * 3, SAIL, resized=SIZE, contexts=contexts[:3])
     assert calls == []
 
 

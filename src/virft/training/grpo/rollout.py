@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from virft.errors import NonFiniteReward
 from virft.generation.generator import EncodedPrompt
 from virft.models.renderer import RenderedPrompt, RenderedTurn
 from virft.tasks.grader import Grader
@@ -15,14 +13,10 @@ from virft.training.grpo.advantages import GroupAdvantages
 from virft.training.grpo.demonstrations import Demonstration
 from virft.types import (
     Completion,
-    ImageSize,
     Prompt,
-    Reading,
     RewardContext,
-    RewardReport,
     RolloutGroup,
     Sample,
-    Unreadable,
 )
 
 
@@ -133,12 +127,13 @@ def _group(
     resized = prompt.images[sample.target_image].resized
     # the number of tokens, for the length penalty, is the one fact that differs between completions
     contexts = [replace(context, num_tokens=len(one.token_ids)) for one in completions]
-    texts = [one.text for one in completions]
     return RolloutGroup(
         sample=sample,
         prompt=prompt,
         completions=tuple(completions),
-        reports=tuple(grade_texts(texts, sample, resized, grader, contexts)),
+        reports=tuple(
+            grader.grade_group([one.text for one in completions], sample, resized=resized, contexts=contexts)
+        ),
         policy_step=policy_step,
     )
 
@@ -153,27 +148,3 @@ def rendered_turns(rendered: RenderedPrompt, completions: Sequence[Completion]) 
         return rendered.answer_call(zoom.text, one.token_ids[: zoom.num_tokens])
 
     return tuple(map(turn_of, completions))
-
-
-def grade_texts(
-    texts: Sequence[str], sample: Sample, resized: ImageSize, grader: Grader, contexts: Sequence[RewardContext]
-) -> list[RewardReport]:
-    """The reward of each completion of a sample; NaN in total if a user's function returns a number that is not finite.
-
-    A segmenter gets the boxes of all completions in one call.
-    """
-    readings = [grader.read(text, sample, resized=resized) for text in texts]
-    segmented = grader.segment_answers(sample, readings)
-    return [
-        _reward(reading, sample, grader, replace(context, segmented=mask))
-        for reading, mask, context in zip(readings, segmented, contexts, strict=True)
-    ]
-
-
-def _reward(reading: Reading, sample: Sample, grader: Grader, context: RewardContext) -> RewardReport:
-    try:
-        return grader.reward(reading, sample, context)
-    except NonFiniteReward as error:
-        # The trainer skips the whole step and names the function, once all groups are known.
-        unusable = Reading(text=reading.text, well_formed=False, answer=Unreadable(reason=str(error)))
-        return RewardReport(total=math.nan, parts={}, reading=unusable)

@@ -34,7 +34,7 @@ from virft.training.grpo.group_metrics import group_metrics, num_tokens, rollout
 from virft.training.grpo.in_flight import InFlight, SavedFlight, format_flight, parse_flight
 from virft.training.grpo.loss import demonstration_loss, importance_weights, policy_loss
 from virft.training.grpo.pack import Microbatch, pack_step, zero_weight_microbatch
-from virft.training.grpo.rollout import Drawn, Rollout, grade_texts, rendered_turns, reward_groups
+from virft.training.grpo.rollout import Drawn, Rollout, rendered_turns, reward_groups
 from virft.training.grpo.update import UpdateTotals, demonstration_metrics, merge_updates, off_policy_metrics
 from virft.training.monitors import SKIPPED, all_finite
 from virft.training.optim import set_learning_rate, update_weights
@@ -408,7 +408,7 @@ class GRPOTrainer:
         sample = group.sample
         resized = group.prompt.images[sample.target_image].resized
         context = replace(self._context(number), num_tokens=num_tokens)
-        (report,) = grade_texts([text], sample, resized, self.grader, [context])
+        (report,) = self.grader.grade_group([text], sample, resized=resized, contexts=[context])
         return report
 
     def _context(self, number: int) -> RewardContext:
