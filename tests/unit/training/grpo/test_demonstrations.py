@@ -19,11 +19,12 @@ from virft.generation.random_streams import StepKey
 from virft.geometry.boxes import BoxSpace
 from virft.models.renderer import RenderedPrompt
 from virft.tasks import TASKS
+from virft.tasks.grader import Grader
 from virft.training.distributed import Ranks
 from virft.training.grpo.demonstration_weights import advantages_of
 from virft.training.grpo.demonstrations import Demonstration, WrittenTarget, demonstrate, hit_rate, success
 from virft.training.grpo.trainer import GRPOTrainer
-from virft.types import Box, Detections, Label, RolloutGroup, Sample
+from virft.types import Box, Detections, Label, Reading, RewardContext, RewardReport, RolloutGroup, Sample
 
 SAMPLES = [question("a"), question("b")]
 KEY = StepKey(seed=0, step=3)
@@ -212,16 +213,16 @@ def test_a_sample_without_a_demonstration_is_trained_as_before() -> None:
 
 def test_a_demonstration_whose_reward_is_not_finite_skips_the_step() -> None:
     made = trainer("group")
-    grade = made.grader.grade
-
-    def broken(text: str, *arguments: Any, **named: Any) -> Any:
-        if named["context"].num_tokens == 1 and "1.0" in text and len(seen) >= 8:
-            raise NonFiniteReward("reward f is nan")
-        seen.append(text)
-        return grade(text, *arguments, **named)
-
     seen: list[str] = []
-    made.grader = type("Broken", (), {"grade": staticmethod(broken)})()  # type: ignore[assignment]
+
+    class Broken(Grader):
+        def reward(self, reading: Reading, sample: Sample, context: RewardContext) -> RewardReport:
+            if context.num_tokens == 1 and "1.0" in reading.text and len(seen) >= 8:
+                raise NonFiniteReward("reward f is nan")
+            seen.append(reading.text)
+            return super().reward(reading, sample, context)
+
+    made.grader = Broken(rule=made.grader.rule, thinking=made.grader.thinking, box_space=made.grader.box_space)
     found = made.step(0, SAMPLES)
     assert found.nonfinite is not None and found.nonfinite.samples == ("a", "b")
     assert found.nonfinite.why == "reward f is nan"
