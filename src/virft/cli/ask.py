@@ -11,6 +11,7 @@ from virft.cli import arguments
 from virft.cli.output import print_records, resolve_model, say
 from virft.cli.parsers import (
     Verbs,
+    add_class_notes,
     add_max_completion_tokens,
     add_model,
     add_precision,
@@ -37,13 +38,7 @@ def add_ask(verbs: Verbs) -> None:
         help="; ".join(f"{name}: {task.query_hint}" for name, task in TASKS.items()),
     )
     add_task(verb)
-    verb.add_argument(
-        "--class-notes",
-        type=Path,
-        metavar="FILE",
-        help='class instructions for the prompt: JSON file {class: text}, or TOML file (.toml) of class = "text"; used '
-        "are those of the classes in the question",
-    )
+    add_class_notes(verb, "; used are those of the classes in the question")
     add_prompting(verb)
     add_precision(verb)
     verb.add_argument(
@@ -164,12 +159,7 @@ def add_app(verbs: Verbs) -> None:
         help="dataset folder whose first images and questions are offered as examples (default: for virft-tiny, scenes "
         "such as those that it was trained on, else none)",
     )
-    verb.add_argument(
-        "--class-notes",
-        type=Path,
-        metavar="FILE",
-        help="class instructions for the prompts, as for `virft ask` (default: those of the dataset of --examples)",
-    )
+    add_class_notes(verb, " (default: those of the dataset of --examples)")
     add_prompting(verb)
     add_precision(verb)
     add_max_completion_tokens(verb, 256)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from virft.cli import arguments
 from virft.cli.build_options import add_options, report_build
-from virft.cli.parsers import Parser, Verbs, add_parser, add_task, add_verb
+from virft.cli.parsers import Parser, Verbs, add_class_notes, add_parser, add_task, add_verb
 from virft.errors import ConfigError
 from virft.geometry.boxes import BoxSpace
 from virft.recipes.build_options import DEFAULT_OPTIONS, BuildOptions, Cards, require_images, source_of
@@ -124,17 +124,8 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"
     )
     _add_negatives(verb, default=0.0)
-    _add_class_notes(verb)
+    add_class_notes(verb)
     add_options(verb)
-
-
-def _add_class_notes(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--class-notes",
-        type=Path,
-        metavar="FILE",
-        help='class instructions for the prompts: JSON file {class: text}, or TOML file (.toml) of class = "text"',
-    )
 
 
 def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
@@ -147,7 +138,7 @@ def _add_label_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K images per label (default: all)"
     )
-    _add_class_notes(verb)
+    add_class_notes(verb)
     add_options(verb)
 
 

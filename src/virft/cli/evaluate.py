@@ -138,9 +138,10 @@ def predict(
     sampling = SamplingConfig(engine=engine)
     if vllm_gpu_memory is not None:
         sampling = replace(sampling, vllm_gpu_memory=vllm_gpu_memory)
-    with prediction_engine(loaded, runtime, sampling) as running, progress_bar() as show:
+    prompting = resolve_prompting(loaded, template=template, thinking=thinking, zoom=zoom_calls)
+    with prediction_engine(loaded, prompting, runtime, sampling) as running, progress_bar() as show:
         settings = PredictionSettings(
-            prompting=resolve_prompting(loaded, template=template, thinking=thinking, zoom=zoom_calls),
+            prompting=prompting,
             max_completion_tokens=max_completion_tokens,
             model_name=model,
             resume=resume,

@@ -225,6 +225,17 @@ def add_precision(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_class_notes(verb: argparse.ArgumentParser, use: str = "") -> None:
+    """Add the file of class instructions; ``use``: the end of the help text."""
+    verb.add_argument(
+        "--class-notes",
+        type=Path,
+        metavar="FILE",
+        help='class instructions for the prompts: JSON file {class: text}, or TOML file (.toml) of class = "text"'
+        + use,
+    )
+
+
 def add_engine(verb: argparse.ArgumentParser) -> None:
     """Add the inference engine and its memory; named and limited as the settings ``sampling.*``."""
     verb.add_argument(

@@ -135,14 +135,15 @@ def predict_as_trained(
         pixels=(section.min_pixels, section.max_pixels),
     )
     runtime = runtime_of(loaded)
-    with prediction_engine(loaded, runtime, sampling or SamplingConfig()) as engine:
+    prompting = resolve_prompting(
+        loaded,
+        template=config.prompt.template,
+        thinking=config.prediction_thinking,
+        zoom=config.prompt.zoom_calls,
+    )
+    with prediction_engine(loaded, prompting, runtime, sampling or SamplingConfig()) as engine:
         settings = PredictionSettings(
-            prompting=resolve_prompting(
-                loaded,
-                template=config.prompt.template,
-                thinking=config.prediction_thinking,
-                zoom=config.prompt.zoom_calls,
-            ),
+            prompting=prompting,
             max_completion_tokens=config.sampling.max_completion_tokens,
             model_name=model,
             resume=resume,
@@ -158,16 +159,18 @@ def predict_as_trained(
 
 @contextmanager
 def prediction_engine(
-    loaded: LoadedModel, runtime: Runtime, sampling: SamplingConfig
+    loaded: LoadedModel, prompting: Prompting, runtime: Runtime, sampling: SamplingConfig
 ) -> Iterator[VLLMGenerator | None]:
     """Inside the block, the engine of ``sampling`` with the weights of a model; None for the built-in generator.
 
     vLLM runs in server processes: it need not sleep, as nothing is trained. Raises ``ConfigError`` as ``start_vllm``
-    does, and for weights of 4 bits.
+    does, for weights of 4 bits, and for zoom calls.
     """
     if sampling.engine == "builtin":
         yield None
         return
+    if prompting.zoom:
+        raise ConfigError("the engine is vllm, and zoom calls are on; expected builtin, or no zoom calls")
     if loaded.precision.in_4bit:
         raise ConfigError("the engine is vllm, and the model is loaded in 4 bits; expected builtin, or no 4 bits")
     with closing(
@@ -216,10 +219,8 @@ def predict_store(
 
     Questions that the dataset's protocol does not query are omitted. Raises ``DataError`` with all samples whose prompt
     the model refuses, unless ``settings.skip_refused``, and ``ConfigError`` if the questions demand other coordinates
-    than those in which the model's boxes are parsed, or for zoom calls with vLLM.
+    than those in which the model's boxes are parsed.
     """
-    if settings.prompting.zoom and settings.engine is not None:
-        raise ConfigError("zoom calls are on, and the engine is vllm; expected the built-in engine, or no zoom calls")
     number = len(store) if limit is None else min(limit, len(store))
     samples = {i: sample for i, sample in enumerate(islice(store, number)) if sample.queried}
     refused = _check_samples(loaded, list(samples.values()), settings, settings.log if runtime.ranks.is_first else None)

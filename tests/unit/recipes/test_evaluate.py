@@ -14,14 +14,20 @@ from factories import sample
 from virft.config.schema import Config, DataConfig, MixtureConfig, RunConfig, SamplingConfig
 from virft.data.store import Store
 from virft.data.store_writer import StoreWriter
-from virft.errors import RunError, RunStopped
+from virft.errors import ConfigError, RunError, RunStopped
 from virft.evaluation.prediction_run import plan_batches
 from virft.evaluation.predictions import read_predictions, read_predictions_card
 from virft.generation.vllm_generator import VLLMGenerator
 from virft.inference.prompting import resolve_prompting
 from virft.models.load import load_model
 from virft.models.tiny import TINY_NAME
-from virft.recipes.evaluate import PredictionSettings, make_validator, predict_as_trained, predict_store
+from virft.recipes.evaluate import (
+    PredictionSettings,
+    make_validator,
+    predict_as_trained,
+    predict_store,
+    prediction_engine,
+)
 from virft.recipes.preflight import validation_stores
 from virft.training.distributed import Ranks
 from virft.training.runtime import Runtime
@@ -153,3 +159,16 @@ def test_predictions_have_the_thinking_mode_of_a_mixture(store: Store, tmp_path:
     )
     path = predict_as_trained(config, TINY_NAME, store, tmp_path / "out", resume=False, limit=1)
     assert read_predictions_card(path).thinking is thinking
+
+
+def test_zoom_calls_with_vllm_are_refused_before_a_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr("virft.recipes.evaluate.start_vllm", lambda *_, **__: started.append(1))
+    loaded = load_model(TINY_NAME)
+    prompting = resolve_prompting(loaded, template="auto", thinking=False, zoom=True)
+    with (
+        pytest.raises(ConfigError, match="zoom calls are on; expected builtin"),
+        prediction_engine(loaded, prompting, Runtime(), SamplingConfig(engine="vllm")),
+    ):
+        pass
+    assert not started
