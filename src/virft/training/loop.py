@@ -195,6 +195,7 @@ class TrainingLoop:
         try:
             with writing(self.run_folder.folder, self._describe_saved), failures, self._writer:
                 self._run_steps(self._start())
+                self._report_no_gain()
         except KeyboardInterrupt:
             self._report_interrupt()
             raise
@@ -375,6 +376,16 @@ class TrainingLoop:
             count, best = self._early_stopping.num_without_improvement, self._early_stopping.best
             self.log(f"early stopping after step {done}: {count} validations without improvement over {best:.3f}")
         return validated.alarms
+
+    def _report_no_gain(self) -> None:
+        """Print if no validation score exceeded the one before the first step: then there is no best model."""
+        found = self._early_stopping
+        if self.save_best is not None and found.best_step == 0 and found.num_without_improvement:
+            self.log(
+                f"note: no validation score of this run is above {found.best:.3f}, that of the model before the first "
+                "step, so no best model is saved, and the trained one may be worse; a smaller learning rate or more "
+                "images may help"
+            )
 
     def _validate(self, record_step: int, *, num_done: int) -> _Validated:
         """Validate and record the scores at a step of ``metrics.jsonl``."""

@@ -569,6 +569,15 @@ def test_the_best_model_is_saved_and_only_if_it_exceeds_the_base_model(tmp_path:
     assert saved == [1, 3]
 
 
+@pytest.mark.parametrize(("scores", "is_noted"), [((0.3, 0.2, 0.3), True), ((0.3, 0.2, 0.4), False)])
+def test_a_run_without_a_better_validation_score_says_so(
+    tmp_path: Path, scores: tuple[float, ...], is_noted: bool
+) -> None:
+    logged = run(tmp_path / "r", num_steps=2, validate=validating(*scores), validate_every=1, save_best=lambda: None)
+    note = "note: no validation score of this run is above 0.300, that of the model before the first step"
+    assert any(line.startswith(note) for line in logged) is is_noted
+
+
 def test_each_validation_is_printed_with_the_best_so_far(tmp_path: Path) -> None:
     scores = [{"f1": score, "recall": 1.0, "score": score} for score in (0.2, 0.1, 0.4, 0.3, 0.3)]
 
