@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 from virft.cli.build import build_scenes
 from virft.cli.compare import compare_and_report
 from virft.cli.output import say
-from virft.config.fitting import DEMONSTRATION_COEF
 from virft.config.schema import MIXED, Config, Method
 from virft.errors import RunStopped, VirftError
 from virft.recipes.compare.runs import COMPARE, RESULT
@@ -248,9 +247,7 @@ class Families:
         folder, systems = self._out / name, self._systems_of(name)
         tests = [str(folder / part) for part in tests_of(CELLS[name].family)]
         seeds = [] if self._seeds is None else [f"compare.seeds={self._seeds}"]
-        # as `virft train`
-        fading = ("demonstrations=loss", f"demonstration_coef={DEMONSTRATION_COEF}", "demonstration_coef_end=0.0")
-        demonstrations = [f"grpo.{setting}" for setting in fading] if set(MIXED) & set(systems) else []
+        demonstrations = ["grpo.demonstrations=loss"] if set(MIXED) & set(systems) else []
         return [
             f"data.train={folder / 'train'}",
             f"data.validation={folder / 'validation'}",

@@ -7,6 +7,7 @@ size, LoRA, or another number of samples needs other values. ``docs/config.md`` 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -120,6 +121,13 @@ MOST_STEPS = 1000
 DEMONSTRATION_COEF = 0.5
 """Coefficient of the cross-entropy in the first step of ``virft train``; it falls to 0 in the last one."""
 
+REPEATED_DEMONSTRATION_COEF = 0.1
+"""The same if each demonstration is repeated often: then supervision overfits, and reinforcement should dominate."""
+
+MANY_REPEATS = 20
+"""Number of times that a run shows each sample, from which on ``REPEATED_DEMONSTRATION_COEF`` fits. Measured: with 10,
+0.5 is better, with 30 and more, 0.1 (docs/reproducing.md)."""
+
 NUM_VALIDATIONS = 4
 """Validations during a run, after the one before the first step: ``best`` and early stopping choose among them."""
 
@@ -184,8 +192,7 @@ def fitted_values(
     chosen: dict[str, FittedValue] = {}
     if method != "sft":
         chosen |= _of_grpo(config, explicit, facts, is_compared=method == "compare")
-    if method == "train":
-        chosen |= _of_demonstrations(config, explicit)
+        chosen |= _of_demonstrations(config, explicit, facts, chosen, is_recommended=method == "train")
     if method in ("sft", "compare"):
         chosen |= _of_sft(config, facts, is_compared=method == "compare")
     elif config.grpo.warm_start_steps:
@@ -250,22 +257,50 @@ def _of_grpo(config: Config, explicit: frozenset[str], facts: Facts, *, is_compa
     return chosen
 
 
-def _of_demonstrations(config: Config, explicit: frozenset[str]) -> dict[str, FittedValue]:
-    """Demonstrations that fade over the run, unless the config has an opinion about them.
+def _of_demonstrations(
+    config: Config,
+    explicit: frozenset[str],
+    facts: Facts,
+    chosen: Mapping[str, FittedValue],
+    *,
+    is_recommended: bool,
+) -> dict[str, FittedValue]:
+    """Demonstrations of the recommended method, and the coefficients of those that are set; ``chosen``: the steps.
 
     None if prompts request reasoning: few datasets have the rationales that demonstrations then need.
     """
-    if any(key.startswith("grpo.demonstration") for key in explicit):
+    found: dict[str, FittedValue] = {}
+    if is_recommended and "grpo.demonstrations" not in explicit:
+        if config.prompt.thinking or any(part.thinking for part in config.mixture.values()):
+            reason = "no demonstrations: prompts request reasoning, which few datasets have"
+            return {"grpo.demonstrations": FittedValue(value="off", reason=reason)}
+        reason = "the labels are demonstrations, which fade as the policy learns"
+        found["grpo.demonstrations"] = FittedValue(value="loss", reason=reason, source=_MEASURED)
+    elif config.grpo.demonstrations != "loss":
         return {}
-    if config.prompt.thinking or any(part.thinking for part in config.mixture.values()):
-        reason = "no demonstrations: prompts request reasoning, which few datasets have"
-        return {"grpo.demonstrations": FittedValue(value="off", reason=reason)}
-    reason = "the labels are demonstrations, which fade as the policy learns"
-    return {
-        "grpo.demonstrations": FittedValue(value="loss", reason=reason, source=_MEASURED),
-        "grpo.demonstration_coef": FittedValue(value=DEMONSTRATION_COEF, reason="in the first step", source=_MEASURED),
-        "grpo.demonstration_coef_end": FittedValue(value=0.0, reason="in the last step", source=_MEASURED),
-    }
+    is_fitted = "grpo.steps" in chosen and "grpo.steps" not in explicit
+    steps = chosen["grpo.steps"].value if is_fitted else config.grpo.steps
+    samples = (steps - config.grpo.warm_start_steps) * config.grpo.prompts_per_step
+    found["grpo.demonstration_coef"] = fitted_demonstration_coef(samples, facts.num_samples)
+    found["grpo.demonstration_coef_end"] = FittedValue(value=0.0, reason="in the last step", source=_MEASURED)
+    return found
+
+
+def fitted_demonstration_coef(num_shown: int, num_samples: int | None) -> FittedValue:
+    """Return the coefficient of demonstrations in the first step of ``virft train``.
+
+    ``num_shown``: samples of all steps of GRPO. ``num_samples``: samples of the dataset; None if unknown.
+
+    >>> fitted_demonstration_coef(1280, 16).value, fitted_demonstration_coef(1280, 128).value
+    (0.1, 0.5)
+    """
+    if num_samples is None:
+        return FittedValue(value=DEMONSTRATION_COEF, reason="in the first step", source=_MEASURED)
+    repeats = num_shown / num_samples
+    value = REPEATED_DEMONSTRATION_COEF if repeats >= MANY_REPEATS else DEMONSTRATION_COEF
+    times = "once" if round(repeats) <= 1 else f"{repeats:.0f} times"
+    reason = f"in the first step; each sample is shown {times}"
+    return FittedValue(value=value, reason=reason, source="measured, docs/reproducing.md")
 
 
 def _of_sft(config: Config, facts: Facts, *, is_compared: bool) -> dict[str, FittedValue]:

@@ -383,8 +383,8 @@ class TrainingLoop:
         if self.save_best is not None and found.best_step == 0 and found.num_without_improvement:
             self.log(
                 f"note: no validation score of this run is above {found.best:.3f}, that of the model before the first "
-                "step, so no best model is saved, and the trained one may be worse; a smaller learning rate or more "
-                "images may help"
+                "step, so no best model is saved, and the trained one may be worse; a smaller learning rate (as `virft "
+                "advise` proposes) or more images may help"
             )
 
     def _validate(self, record_step: int, *, num_done: int) -> _Validated:

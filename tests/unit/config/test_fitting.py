@@ -205,10 +205,32 @@ def test_measured_configs_are_not_changed(path: Path) -> None:
     assert done.config == loaded.config
 
 
-def test_recommended_method_has_demonstrations_that_fade() -> None:
-    grpo = fitted(method="train").config.grpo
-    assert (grpo.demonstrations, grpo.demonstration_coef, grpo.demonstration_coef_end) == ("loss", 0.5, 0.0)
-    assert fitted().config.grpo.demonstrations == "off"
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [("train", ""), *((one, 'grpo.demonstrations = "loss"') for one in ("train", "grpo", "compare"))],
+)
+def test_demonstrations_fade(method: FittedMethod, text: str) -> None:
+    grpo = fitted(text, method=method).config.grpo
+    assert (grpo.demonstrations, grpo.demonstration_coef, grpo.demonstration_coef_end) == ("loss", 0.1, 0.0)
+
+
+@pytest.mark.parametrize("method", ["grpo", "compare"])
+def test_only_the_recommended_method_has_demonstrations(method: FittedMethod) -> None:
+    assert fitted(method=method).config.grpo.demonstrations == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "coef"),
+    [
+        ("grpo.steps = 50", 0.5),
+        ("grpo.steps = 60", 0.1),
+        ("grpo.steps = 60\ngrpo.warm_start_steps = 30", 0.5),
+        ('grpo.steps = 60\ngrpo.demonstrations = "loss"\ngrpo.demonstration_coef = 0.3', 0.3),
+    ],
+)
+def test_demonstrations_that_are_repeated_often_weigh_less(text: str, coef: float) -> None:
+    loaded = fitted(f"grpo.prompts_per_step = 16\n{text}", replace(TINY, num_samples=46), method="train")
+    assert (loaded.config.grpo.demonstration_coef, loaded.config.grpo.demonstration_coef_end) == (coef, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
-from virft.config.fitting import DEMONSTRATION_COEF, SMALL
+from virft.config.fitting import SMALL, FittedValue, fitted_demonstration_coef
 from virft.config.schema import MIXED, WARM_STARTED
 from virft.config.toml_file import value_at
 from virft.config.wording import counted
@@ -18,7 +18,7 @@ from virft.recipes.advice.completions import AdviceRequest
 from virft.recipes.advice.features import Features
 from virft.recipes.advice.rule import Advice, AdvisedSystem, Case
 from virft.recipes.first_config import DataFolders, describe_gaps, find_datasets
-from virft.recipes.fitting import fit
+from virft.recipes.fitting import facts_of, fit
 
 CONFIG_NAME = "mine.toml"
 """Config of the printed commands, unless another one is written."""
@@ -144,9 +144,10 @@ def _advised_lines(request: AdviceRequest, features: Features, advice: Advice) -
         if not rate.is_fitted
     ]
     if system in MIXED:
+        coef = _demonstration_coef(request, system)
         lines += [
             SettingLine(key="grpo.demonstrations", value="loss"),
-            SettingLine(key="grpo.demonstration_coef", value=DEMONSTRATION_COEF, reason="in the first step"),
+            SettingLine(key="grpo.demonstration_coef", value=coef.value, reason=coef.reason),
             SettingLine(key="grpo.demonstration_coef_end", value=0.0, reason="in the last step"),
         ]
     if (truncated := features.value("truncated")) > _TRUNCATED_FRAC:
@@ -168,6 +169,12 @@ def _steps(request: AdviceRequest, system: AdvisedSystem) -> list[SettingLine]:
         SettingLine(key="grpo.steps", value=steps["grpo"], reason=reasons["grpo"]),
         SettingLine(key="grpo.warm_start_steps", value=steps["grpo"] // 2, reason="the first half is supervised"),
     ]
+
+
+def _demonstration_coef(request: AdviceRequest, system: AdvisedSystem) -> FittedValue:
+    grpo = fit(request.loaded, method="grpo").config.grpo
+    steps = grpo.steps - (grpo.steps // 2 if system in WARM_STARTED else 0)
+    return fitted_demonstration_coef(steps * grpo.prompts_per_step, facts_of(request.config).num_samples)
 
 
 class _Rate(NamedTuple):
