@@ -124,9 +124,9 @@ DEMONSTRATION_COEF = 0.5
 REPEATED_DEMONSTRATION_COEF = 0.1
 """The same if each demonstration is repeated often: then supervision overfits, and reinforcement should dominate."""
 
-MANY_REPEATS = 20
-"""Number of times that a run shows each sample, from which on ``REPEATED_DEMONSTRATION_COEF`` fits. Measured: with 10,
-0.5 is better, with 30 and more, 0.1 (docs/reproducing.md)."""
+MANY_REPEATS = 25
+"""Number of times that a run shows each sample, from which on ``REPEATED_DEMONSTRATION_COEF`` fits: between 21, where
+0.5 was better, and 30, where 0.1 was (docs/reproducing.md)."""
 
 NUM_VALIDATIONS = 4
 """Validations during a run, after the one before the first step: ``best`` and early stopping choose among them."""

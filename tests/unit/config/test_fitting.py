@@ -210,7 +210,7 @@ def test_measured_configs_are_not_changed(path: Path) -> None:
     [("train", ""), *((one, 'grpo.demonstrations = "loss"') for one in ("train", "grpo", "compare"))],
 )
 def test_demonstrations_fade(method: FittedMethod, text: str) -> None:
-    grpo = fitted(text, method=method).config.grpo
+    grpo = fitted(text, replace(TINY, num_samples=16), method).config.grpo
     assert (grpo.demonstrations, grpo.demonstration_coef, grpo.demonstration_coef_end) == ("loss", 0.1, 0.0)
 
 
@@ -222,9 +222,9 @@ def test_only_the_recommended_method_has_demonstrations(method: FittedMethod) ->
 @pytest.mark.parametrize(
     ("text", "coef"),
     [
-        ("grpo.steps = 50", 0.5),
-        ("grpo.steps = 60", 0.1),
-        ("grpo.steps = 60\ngrpo.warm_start_steps = 30", 0.5),
+        ("grpo.steps = 71", 0.5),
+        ("grpo.steps = 72", 0.1),
+        ("grpo.steps = 72\ngrpo.warm_start_steps = 30", 0.5),
         ('grpo.steps = 60\ngrpo.demonstrations = "loss"\ngrpo.demonstration_coef = 0.3', 0.3),
     ],
 )
