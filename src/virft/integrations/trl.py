@@ -74,17 +74,21 @@ class VisualReward(RowGrader):
             return None
         images = row.get("images") or [None]
         image = images[row.get("target_image") or 0]
-        return self.grade(text_of_completion(completion), row, context=context, image=image)
+        text = text_of_completion(completion, think_opened=self.think_opened)
+        return self.grade(text, row, context=context, image=image)
 
 
-def text_of_completion(completion: Any) -> str:
+def text_of_completion(completion: Any, *, think_opened: bool = False) -> str:
     """Return the text of a completion as the model wrote it; TRL has it as text or as a conversation.
 
-    The text that a parser removed from a think block is put back: the format reward depends on it. Raises
-    ``ConfigError`` for a conversation of several messages.
+    The text that a parser removed from a think block is put back: the format reward depends on it. If ``think_opened``,
+    the chat template has written the opening tag, so it is no part of the completion. Raises ``ConfigError`` for a
+    conversation of several messages.
 
     >>> text_of_completion([{"role": "assistant", "reasoning_content": "left", "content": "<answer>a</answer>"}])
     '<think>left</think><answer>a</answer>'
+    >>> text_of_completion([{"role": "assistant", "thinking": "left", "content": "b"}], think_opened=True)
+    'left</think>b'
     """
     if isinstance(completion, str):
         return completion
@@ -95,7 +99,9 @@ def text_of_completion(completion: Any) -> str:
     if not isinstance(content, str):
         content = "".join(part.get("text") or "" for part in content)
     thought = next((message[key] for key in _THOUGHTS if message.get(key)), None)
-    return content if thought is None else f"<think>{thought}</think>{content}"
+    if thought is None:
+        return content
+    return f"{'' if think_opened else '<think>'}{thought}</think>{content}"
 
 
 def part_means(reports: Sequence[RewardReport]) -> dict[str, float]:

@@ -45,6 +45,13 @@ def test_a_think_block_that_a_parser_removed_counts() -> None:
     assert call(reward, [thought, silent], [row, row]) == pytest.approx([3.0, 2.0])
 
 
+def test_a_think_block_that_the_template_opened_counts_with_and_without_a_parser() -> None:
+    reward = VisualReward(box_space="relative_1000", thinking=True, think_opened=True)
+    parsed = [{"role": "assistant", "reasoning_content": "on the left", "content": FOX_ANSWER}]
+    row = fox_row(thinking=True)
+    assert call(reward, [parsed, f"on the left</think>{FOX_ANSWER}"], [row, row]) == pytest.approx([3.0, 3.0])
+
+
 def test_a_message_without_text_is_unreadable() -> None:
     assert call(REWARD, [[{"role": "assistant", "content": None}]], [fox_row()]) == [0.0]
 
