@@ -62,8 +62,9 @@ class ChatContent:
     def of(self, row: Mapping[str, Any], *, where: str) -> list[dict[str, Any]]:
         """Return the images of a row as data URLs, followed by the text of its question.
 
-        Raises ``DataError``, with ``where`` in front, if images or prompt are not those of an exported row, an image
-        file is missing or invalid, or the target image no longer has the size that its boxes refer to.
+        Raises ``DataError`` with ``where`` in front if images or prompt are not those of an exported row, or the target
+        image no longer has the size that its boxes refer to, and ``DataError`` with the path in front if an image file
+        is missing or invalid.
         """
         paths, target = row.get("images"), row.get("target_image")
         if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
