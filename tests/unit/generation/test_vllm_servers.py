@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 import fake_vllm
-from virft.errors import ModelError
-from virft.generation.generator import SamplerLost
+from virft.errors import ModelError, SamplerLost
 from virft.generation.training_process import TrainingProcess
 from virft.generation.vllm_client import Restarts, ServedEngine
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings
@@ -568,6 +567,13 @@ def test_a_server_ends_when_its_trainer_is_killed(is_stopped: bool) -> None:
             server.suspend()
         trainer.kill()
     server.wait(timeout=20)
+
+
+def test_a_server_does_not_import_the_policy() -> None:
+    # PEFT and transformers take seconds, in which a server that is started again does not sample.
+    program = "import sys, virft.generation.vllm_server; print({'peft', 'transformers', 'vllm'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_engine_gets_no_variables_of_the_launcher() -> None:
