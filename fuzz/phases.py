@@ -20,8 +20,8 @@ from virft.training.checkpoint import CheckpointWriter
 from virft.training.grpo.trainer import GRPOTrainer
 from virft.training.loop import TrainingLoop
 
-START, TRANSFER, SAMPLING, TRAINING, SAVING, END = (
-    "start", "weight transfer", "sampling", "training", "saving", "end",
+START, TRANSFER, SAMPLING, TRAINING, SAVING, BETWEEN = (
+    "start", "weight transfer", "sampling", "training", "saving", "between steps",
 )  # fmt: skip
 OTHER, RECOVERY = "another part of a step", "recovery of servers"
 PHASES = (START, TRANSFER, SAMPLING, TRAINING, SAVING)
@@ -59,7 +59,7 @@ class PhaseWriter:
     """Appends the phases of this process to a file."""
 
     def __init__(self, path: Path, rank: int) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPBETWEEN)
         self._rank = rank
         self._phase = START
         self._step = -1
@@ -87,8 +87,8 @@ class PhaseWriter:
         try:
             yield
         finally:
-            # Not the start again after the last step.
-            self._phase = END if before == START else before
+            # Not the start again after a step.
+            self._phase = BETWEEN if before == START else before
             self._write()
 
     def _wrap(self, owner: Any, name: str, phase: str, *, step: Callable[..., int] | None = None) -> None:
