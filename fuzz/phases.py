@@ -59,7 +59,7 @@ class PhaseWriter:
     """Appends the phases of this process to a file."""
 
     def __init__(self, path: Path, rank: int) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPBETWEEN)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._rank = rank
         self._phase = START
         self._step = -1
