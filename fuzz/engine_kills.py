@@ -377,8 +377,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 def missing_kills(results: Iterable[Mapping[str, Any]], victims: Iterable[str], number: int) -> Counter[Kill]:
     """Return the kills to make, ``number`` of each victim, as equally as possible in all phases."""
-    wanted = Counter(Kill(victim, PHASES[i % len(PHASES)]) for victim in victims for i in range(number))
-    return wanted - Counter(Kill(one["victim"], one["phase"]) for one in results)
+    planned = Counter(Kill(victim, PHASES[i % len(PHASES)]) for victim in victims for i in range(number))
+    return planned - Counter(Kill(one["victim"], one["phase"]) for one in results)
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> str:
