@@ -26,6 +26,10 @@ class ModelError(VirftError):
     """A model folder is missing, incomplete, or of an architecture that virft does not support."""
 
 
+class SamplerLost(ModelError):
+    """No engine is left to sample with; ``Generator.generate`` waits for one that starts again, if one does."""
+
+
 class RunError(VirftError):
     """A run folder holds another run or cannot be written, or a training state must not be resumed."""
 

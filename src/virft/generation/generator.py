@@ -8,7 +8,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from virft.errors import ModelError
 from virft.generation.random_streams import StepKey
 from virft.models.renderer import AnswerCall
 from virft.models.vision import ImageFeatures
@@ -46,10 +45,6 @@ class EncodedPrompt:
     answer_call: AnswerCall | None = None
     """Answers the zoom calls of its completions, which then have a second turn; None: they are not answered. The limit
     of tokens is one for the sampled tokens of both turns. Only the built-in generator takes it."""
-
-
-class SamplerLost(ModelError):
-    """No engine is left to sample with; ``Generator.generate`` waits for one that starts again, if one does."""
 
 
 Sampling = Callable[[], list[list[Completion]]]

@@ -12,8 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from virft.errors import ModelError
-from virft.generation.generator import SamplerLost
+from virft.errors import ModelError, SamplerLost
 from virft.generation.training_process import TrainingProcess
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
 from virft.generation.vllm_process import ServerProcess, with_log

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from virft.generation.generator import SamplerLost
+from virft.errors import SamplerLost
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings, VLLMEngine
 
 Gather = Callable[[Sequence[EngineRequest]], list[Sequence[EngineRequest]]]

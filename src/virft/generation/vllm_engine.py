@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from virft.generation.generator import SamplerLost
+from virft.errors import SamplerLost
 
 CPU_CACHE_BYTES = 1 << 30
 """Bytes of the KV cache on a CPU, where a fraction of all memory would be too much."""

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from virft.errors import ModelError
+from virft.errors import ModelError, SamplerLost
 from virft.generation.engine_weights import engine_weights
-from virft.generation.generator import EncodedPrompt, GenerationParams, SamplerLost, Sampling
+from virft.generation.generator import EncodedPrompt, GenerationParams, Sampling
 from virft.generation.hf_generator import TextDecoder
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import Engine, EngineOutput, EngineRequest, EngineSampling

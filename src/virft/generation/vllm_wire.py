@@ -6,10 +6,12 @@ sockets are in folders that only the user of the run can open.
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,6 +94,27 @@ class WeightsCall:
     """Number of these weights."""
 
 
+class _Client(Connection):
+    """A connection that raises ``BlockingIOError`` at the first write that times out.
+
+    If such a write has sent a part of its bytes, it returns their number, and ``Connection`` would wait as long again.
+    """
+
+    def __init__(self, handle: int, *, timeout_s: float) -> None:
+        super().__init__(handle)
+        self._timeout_s = timeout_s
+
+    def _send(self, buf: bytes | memoryview, write: object = None) -> None:
+        # Overrides a private method: it sends headers and contents.
+        rest = memoryview(buf)
+        while rest:
+            began = time.monotonic()
+            sent = os.write(self.fileno(), rest)
+            rest = rest[sent:]
+            if rest and time.monotonic() - began >= self._timeout_s:
+                raise BlockingIOError(errno.EAGAIN, f"not sent within {self._timeout_s:g} s: {len(rest)} bytes")
+
+
 def connect(path: Path, *, timeout_s: float) -> Connection:
     """Return a connection to a server's socket. Sending and receiving raise ``BlockingIOError`` after the timeout."""
     own = socket.socket(socket.AF_UNIX)
@@ -103,7 +126,7 @@ def connect(path: Path, *, timeout_s: float) -> Connection:
     except OSError:
         own.close()
         raise
-    return Connection(own.detach())
+    return _Client(own.detach(), timeout_s=timeout_s)
 
 
 def disconnect(connection: Connection) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from broken_models import forget_end_of_turn
 from factories import sample, save_image
-from virft.errors import ModelError
+from virft.errors import ModelError, SamplerLost
 from virft.generation.engine_weights import engine_weights
-from virft.generation.generator import EncodedPrompt, GenerationParams, SamplerLost
+from virft.generation.generator import EncodedPrompt, GenerationParams
 from virft.generation.random_streams import StepKey
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling
 from virft.generation.vllm_generator import VLLMGenerator

@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 
 import fake_vllm
-from virft.errors import ModelError
-from virft.generation.generator import SamplerLost
+from virft.errors import ModelError, SamplerLost
 from virft.generation.training_process import TrainingProcess
 from virft.generation.vllm_client import Restarts, ServedEngine
 from virft.generation.vllm_engine import EngineOutput, EngineRequest, EngineSampling, EngineSettings
 from virft.generation.vllm_process import ServerProcess, engine_environment
 from virft.generation.vllm_server import EngineServer
-from virft.generation.vllm_wire import LOG, ServerAddress
+from virft.generation.vllm_wire import LOG, ServerAddress, connect, send_weight
 
 SAMPLING = EngineSampling(max_tokens=5, temperature=0.7, stop_ids=(3,), forbidden=("<pad>",))
 
@@ -568,6 +567,35 @@ def test_a_server_ends_when_its_trainer_is_killed(is_stopped: bool) -> None:
             server.suspend()
         trainer.kill()
     server.wait(timeout=20)
+
+
+def test_a_server_that_stops_while_weights_are_sent_is_waited_for_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[tuple[int, int]] = []
+    write = os.write
+
+    def counted(fd: int, data: Any) -> int:
+        sent = write(fd, data)
+        writes.append((len(data), sent))
+        return sent
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "s"))
+        listener.listen()  # and read nothing
+        connection = connect(folder / "s", timeout_s=0.2)
+        monkeypatch.setattr(os, "write", counted)
+        with pytest.raises(BlockingIOError, match=r"not sent within 0\.2 s"):
+            send_weight(connection, "weight", torch.zeros(1_000_000))
+    _name, _length, (size, sent) = writes
+    assert 0 < sent < size == 4_000_000
+
+
+def test_a_server_does_not_import_the_policy() -> None:
+    # PEFT and transformers take seconds, in which a server that is started again does not sample.
+    program = "import sys, virft.generation.vllm_server; print({'peft', 'transformers', 'vllm'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_engine_gets_no_variables_of_the_launcher() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from virft.config.schema import GRPOConfig
-from virft.errors import DataError, ModelError
-from virft.generation.generator import EncodedPrompt, GenerationParams, Generator, SamplerLost, Sampling
+from virft.errors import DataError, ModelError, SamplerLost
+from virft.generation.generator import EncodedPrompt, GenerationParams, Generator, Sampling
 from virft.generation.random_streams import StepKey
 from virft.models.policy import Policy
 from virft.models.renderer import RenderedPrompt

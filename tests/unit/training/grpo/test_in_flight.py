@@ -12,8 +12,8 @@ import torch
 
 from group_factories import completion
 from toy_training import ToyGenerator, question, toy_trainer
-from virft.errors import DataError, RunError
-from virft.generation.generator import SamplerLost, Sampling
+from virft.errors import DataError, RunError, SamplerLost
+from virft.generation.generator import Sampling
 from virft.models.renderer import RenderedPrompt
 from virft.training.grpo.in_flight import SavedFlight, format_flight, parse_flight
 from virft.training.grpo.trainer import GRPOReport, GRPOTrainer
