@@ -91,7 +91,7 @@ def _add_exif(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
+def _add_detection_arguments(verb: argparse.ArgumentParser, *, has_outlines: bool = False) -> None:
     _add_out(verb)
     verb.add_argument(
         "--classes",
@@ -124,6 +124,13 @@ def _add_detection_arguments(verb: argparse.ArgumentParser) -> None:
         "--shots", type=arguments.positive, metavar="K", help="few-shot: K questions per class (default: all)"
     )
     _add_negatives(verb, default=0.0)
+    if has_outlines:
+        verb.add_argument(
+            "--outlines",
+            action="store_true",
+            help="detection: store the polygons of objects, for reward.segmenter and virft score --masks (pointing "
+            "always has them)",
+        )
     add_class_notes(verb)
     add_options(verb)
 
@@ -166,7 +173,7 @@ def _add_coco(sources: Verbs) -> None:
             "for each image (default: the classes that the image shows)",
         )
         _add_exif(verb)
-        _add_detection_arguments(verb)
+        _add_detection_arguments(verb, has_outlines=True)
 
 
 def build_coco_or_lvis(
@@ -182,6 +189,7 @@ def build_coco_or_lvis(
     task: str = "detection",
     max_classes_per_question: int | None = None,
     exif: ExifReading = "auto",
+    outlines: bool = False,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
@@ -191,6 +199,7 @@ def build_coco_or_lvis(
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
     ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``virft.data.upright.settle_exif``.
+    ``outlines``: store the outlines of objects, see ``QuestionPlan.with_outlines``.
     """
     from virft.recipes.datasets import build_from_coco
 
@@ -206,6 +215,7 @@ def build_coco_or_lvis(
         task=task,
         max_classes_per_question=max_classes_per_question,
         exif=exif,
+        outlines=outlines,
         options=options,
     )
 
@@ -219,7 +229,7 @@ def _add_files(sources: Verbs) -> None:
         verb = _add_source(sources, kind, f"{description}: {_FROM_BOXES}", build_files)
         verb.set_defaults(kind=kind, first_pixel=None, exif="auto")
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
-        _add_detection_arguments(verb)
+        _add_detection_arguments(verb, has_outlines=kind != "voc")
         if kind != "yolo":
             _add_exif(verb)
         if kind == "voc":
@@ -248,12 +258,13 @@ def build_files(
     max_classes_per_question: int | None = None,
     first_pixel: Literal[0, 1] | None = None,
     exif: ExifReading = "auto",
+    outlines: bool = False,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a folder with one annotation file per image; return their cards by folder.
 
     ``task``: as for ``build_coco``. ``first_pixel``: as for ``read_voc``; other formats have none. ``exif``: as for
-    ``build_coco``; YOLO states no sizes and has none.
+    ``build_coco``; YOLO states no sizes and has none. ``outlines``: as for ``build_coco``; VOC has none.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
@@ -269,7 +280,12 @@ def build_files(
     annotated = read(root, classes=expand_class_sets(classes), skipped=skipped, **more)
     split = options.split(annotated.published)
     plan = QuestionPlan(
-        task=task, shots=shots, negatives_frac=negatives_frac, max_classes=max_classes_per_question, split=split
+        task=task,
+        shots=shots,
+        negatives_frac=negatives_frac,
+        max_classes=max_classes_per_question,
+        with_outlines=outlines,
+        split=split,
     )
     source = source_of(kind, name=root.absolute().name, **_exif_fact(exif))
     return options.write(write_detection_stores, annotated, out, plan=plan, source=source, skipped=skipped)
@@ -292,7 +308,7 @@ def _add_rf100vl(sources: Verbs) -> None:
         help="sparse: training images have boxes of some objects only, so no class is queried as absent on them; auto: "
         "sparse for few-shot projects (fsod in the name of the folder or in README.dataset.txt)",
     )
-    _add_detection_arguments(verb)
+    _add_detection_arguments(verb, has_outlines=True)
 
 
 def build_rf100vl(
@@ -305,6 +321,7 @@ def build_rf100vl(
     task: str = "detection",
     max_classes_per_question: int | None = None,
     train_annotations: TrainAnnotations = "auto",
+    outlines: bool = False,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build the datasets of an RF100-VL folder, with their published splits; return their cards by folder.
@@ -327,7 +344,7 @@ def build_rf100vl(
             place,
             classes=expand_class_sets(classes),
             train=train_annotations,
-            outlines=TASKS[task].uses_outlines,
+            outlines=outlines or TASKS[task].uses_outlines,
             skipped=skipped,
         )
         plan = QuestionPlan(
@@ -336,6 +353,7 @@ def build_rf100vl(
             negatives_frac=negatives_frac,
             max_classes=max_classes_per_question,
             every_class_in_tests=True,
+            with_outlines=outlines,
             split=options.split(annotated.published),
         )
         read.append((name, place, annotated, plan, skipped))

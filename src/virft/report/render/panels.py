@@ -57,8 +57,8 @@ class Panel:
     """Description for readers who cannot see images."""
     is_alone: bool = False
     """True if no other panel shows the image, so that the panel itself holds it."""
-    answer_mask: str = ""
-    """SVG path of the mask of an answer; empty without one."""
+    answer_masks: tuple[str, ...] = ()
+    """SVG path of each mask of an answer."""
 
     @property
     def font_size(self) -> float:
@@ -80,14 +80,15 @@ def make_panel(
     alt_text: str,
     label: str = "",
     polygons: Sequence[Polygon] = (),
-    answer_polygons: Sequence[Polygon] = (),
+    answer_masks: Sequence[Sequence[Polygon]] = (),
 ) -> Panel:
     """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
     Points of answers are drawn as circles (``TaskBoxes.are_points``).
 
     ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
-    ``polygons``: outlines of the target's mask. ``answer_polygons``: outlines of the answer's mask, holes among them.
+    ``polygons``: outlines of the target's masks. ``answer_masks``: outlines of each mask of the answer, holes among
+    them.
     """
     row = TASKS[task]
     targets = zip(row.target_boxes(target), row.target_labels(target), strict=True)
@@ -102,7 +103,7 @@ def make_panel(
         shapes=place_labels(shapes, image.size),
         outlines=outlines(polygons),
         alt_text=alt_text,
-        answer_mask="".join(f"M{points}Z" for points in outlines(answer_polygons)),
+        answer_masks=tuple("".join(f"M{points}Z" for points in outlines(one)) for one in answer_masks if one),
     )
 
 
