@@ -232,8 +232,8 @@ class Planner:
 
     @property
     def host(self) -> Mapping[str, int]:
-        """Parts in main memory, of a run on a GPU, both in pinned memory: the cache of image features of a frozen tower,
-        and that of a segmenter's embeddings."""
+        """Parts in pinned main memory, of a run on a GPU: the caches of a frozen tower's image features and of a
+        segmenter's embeddings."""
         if self.on_cpu:
             return {}
         features = {"cache of image features": self._cached_feature_bytes} if self.config.model.freeze_vision else {}
@@ -251,8 +251,8 @@ class Planner:
         the weights in full training with a KL term, linear layers in the precision of the computation; with adapters,
         the base is the reference. Image features: [image tokens, hidden] of the images of one step; with a frozen tower
         on a CPU, of each image of the run until the cache is full. On a GPU this cache is in ``host``. Images: float32
-        pixels of the prompts of one step. Segmenter: its weights, and on a CPU the cache of its embeddings; what encoding
-        an image needs is not counted, as rewards are computed when the KV cache is freed and no activation is stored.
+        pixels of the prompts of one step. Segmenter: its weights, and on a CPU the cache of its embeddings; encoding an
+        image is not counted, as rewards are computed when the KV cache is freed and no activation is stored.
         """
         parameters = list(self.loaded.model.parameters())
         trained = [one for one in parameters if one.requires_grad]
