@@ -131,8 +131,8 @@ def build_files(
 ) -> Cards:
     """Build datasets from a folder with one annotation file per image; return their cards by folder.
 
-    ``task``, ``exif``, ``outlines``: as for ``build_coco_or_lvis``; YOLO states no sizes and has no ``exif``, VOC has no
-    outlines. ``first_pixel``: as for ``read_voc``; other formats have none.
+    ``task``, ``exif``, ``outlines``: as for ``build_coco_or_lvis``; YOLO states no sizes and has no ``exif``, VOC has
+    no outlines. ``first_pixel``: as for ``read_voc``; other formats have none.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.detection_questions import QuestionPlan, write_detection_stores
