@@ -215,6 +215,8 @@ class TaskBoxes:
     """The answer that has these boxes, as ``rollouts.jsonl`` stores them."""
     move: Callable[[Any, Callable[[Box], Box]], Any]
     """A target with each of its boxes moved, for augmentation."""
+    outlines_of_target: Callable[[Any], Sequence[Sequence[Polygon]]] | None = None
+    """Outlines of each object of a target, if they are part of it and decide what a hit is."""
     labels_of_target: Callable[[Any], tuple[str, ...]] | None = None
     """Class of each box of a target, if a target has boxes of several classes."""
     are_points: bool = False
@@ -576,6 +578,12 @@ class Task:
     def target_boxes(self, target: Target | None) -> tuple[Box, ...]:
         """Return the boxes of a target, if it has any."""
         return () if self.boxes is None or target is None else self.boxes.of_target(target)
+
+    def target_outlines(self, target: Target | None) -> list[Polygon]:
+        """Return the outlines that are part of a target, of all its objects."""
+        if self.boxes is None or self.boxes.outlines_of_target is None or target is None:
+            return []
+        return [polygon for polygons in self.boxes.outlines_of_target(target) for polygon in polygons]
 
     def target_labels(self, target: Target | None) -> tuple[str, ...]:
         """Return the class of each box of a target with boxes of several classes; "" for each box of others."""
