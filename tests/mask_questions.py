@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from factories import box, sample, save_image
+from virft.data.augmentation import original_box
 from virft.data.segmented import compare_masks
 from virft.geometry.masks import Mask, box_to_mask, object_mask
 from virft.tasks.grader import SegmentBoxes
-from virft.types import BoxPair, Detection, Detections, ImageSize, LabelledDetections, Polygon, Sample, SegmentedBox
+from virft.types import (
+    Box,
+    BoxPair,
+    Detection,
+    Detections,
+    ImageSize,
+    LabelledDetections,
+    Polygon,
+    Sample,
+    SegmentedBox,
+)
 
 SIZE = ImageSize(100, 100)
 
@@ -59,9 +70,15 @@ def save_masked_image(folder: Path) -> str:
     return str(save_image(folder / "a.png", SIZE))
 
 
+def _box_mask(sample: Sample, found: Box) -> Mask:
+    """The filled box on the original image."""
+    view, size = sample.augmentation, sample.target_size
+    return box_to_mask(found if view is None else original_box(view, found, size), size)
+
+
 def segment_inside(sample: Sample, pairs: Sequence[BoxPair]) -> list[SegmentedBox]:
     """A careful segmenter: the part of the object's true mask inside each box."""
-    inside = [object_mask(sample, one.target) & box_to_mask(one.box, sample.target_size) for one in pairs]
+    inside = [object_mask(sample, one.target) & _box_mask(sample, one.box) for one in pairs]
     return compare_masks(sample, pairs, inside)
 
 
@@ -70,7 +87,7 @@ def segment_salient(sample: Sample, pairs: Sequence[BoxPair]) -> list[SegmentedB
 
     def found(one: BoxPair) -> Mask:
         whole = object_mask(sample, one.target)
-        return whole if (whole & box_to_mask(one.box, sample.target_size)).any() else whole & False
+        return whole if (whole & _box_mask(sample, one.box)).any() else whole & False
 
     return compare_masks(sample, pairs, [found(one) for one in pairs])
 
