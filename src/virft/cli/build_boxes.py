@@ -100,7 +100,7 @@ def add_files(sources: Verbs) -> None:
         ("yolo", "YOLO text files, with images, labels and names"),
     ):
         verb = add_source(sources, kind, f"{description}: {FROM_BOXES}", build_files)
-        verb.set_defaults(kind=kind, first_pixel=None, exif="auto")
+        verb.set_defaults(kind=kind, first_pixel=None, exif="auto", outlines=False)
         verb.add_argument("root", metavar="FOLDER", type=Path, help="folder of the annotations")
         add_detection_arguments(verb, has_outlines=kind != "voc")
         if kind != "yolo":
