@@ -20,7 +20,7 @@ from pathlib import Path
 
 from record import RESULTS, markdown_table, write_results
 
-from virft.cli.build import build_coco_or_lvis
+from virft.cli.build_boxes import build_coco_or_lvis
 from virft.data.store import Store
 from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write_predictions
 from virft.geometry.boxes import BoxSpace

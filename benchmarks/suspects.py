@@ -19,7 +19,7 @@ from pathlib import Path
 from corrupted_labels import write_corrupted
 from record import RESULTS, markdown_table, write_results
 
-from virft.cli.build import build_scenes
+from virft.cli.build_scenes import build_scenes
 from virft.cli.data import GROUP_SIZE
 from virft.cli.main import main as virft
 from virft.config.toml_file import load_config

@@ -12,12 +12,13 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from mutations import arguments, counted, cut
 
 from virft.data.segmented import compare_masks
 from virft.geometry.boxes import BoxSpace
-from virft.geometry.masks import box_to_mask, target_mask
+from virft.geometry.masks import box_to_mask, polygons_to_mask
 from virft.geometry.points import point_target
 from virft.tasks import TASKS
 from virft.tasks.counting import Count
@@ -25,6 +26,7 @@ from virft.tasks.grader import Grader
 from virft.tasks.reward import RewardRule, compute_reward
 from virft.types import (
     Box,
+    BoxPair,
     Detection,
     Detections,
     ImageSize,
@@ -68,6 +70,23 @@ TARGETS: dict[str, tuple[Target, ...]] = {
         point_target(_BOXES, outlines=[[(0, 0, 320, 0, 320, 240)], []]),
         point_target(_BOXES[:1], crowd=_BOXES[1:]),
     ),
+}
+_SAILS = tuple((x1, y1, x2, y1, x2, y2) for x1, y1, x2, y2 in (box.xyxy for box in _BOXES))
+_MASKS = tuple(polygons_to_mask([outline], ORIGINAL) for outline in _SAILS)
+
+
+def _masked(task: str, target: Target, **outlines: Any) -> Sample:
+    """A question whose objects have masks."""
+    images: dict[str, Any] = {"images": ("a.png",), "image_sizes": (ORIGINAL,)}
+    return Sample(id="masked", task=task, query="cat", target=target, **images, **outlines)
+
+
+MASKED = {
+    "grounding": _masked("grounding", _BOXES[0], polygons=_SAILS[:1]),
+    **{
+        task: _masked(task, TARGETS[task][1], outlines=tuple((outline,) for outline in _SAILS))
+        for task in ("detection", "multiclass_detection")
+    },
 }
 SEEDS = (
     "<answer>[{'Position': [1, 2, 300, 400], 'Confidence': 0.5}, {'Position': [5, 6, 7, 8]}]</answer>",
@@ -128,26 +147,20 @@ def _try(task: str, text: str, thinking: bool, space: BoxSpace) -> None:
             assert low <= report.total <= high, (rule.preset, task, report, text)
         assert 0.0 <= TASKS[task].score(reading, target) <= 1.0, (task, text)
         TASKS[task].measure([(reading, target)])
-    if TASKS[task].has_masks:
-        _try_masks(task, reading)
+    if task in MASKED:
+        _try_masks(MASKED[task], reading)
 
 
-def _try_masks(task: str, reading: Reading) -> None:
-    """Reward the mask of a simulated segmenter, which returns the part of the target's mask in the predicted box."""
-    x1, y1, x2, y2 = _BOXES[1].xyxy
-    sample = Sample(
-        id="masked", task=task, images=("a.png",), image_sizes=(ORIGINAL,), query="cat", target=_BOXES[1],
-        polygons=((x1, y1, x2, y1, x2, y2),),
-    )  # fmt: skip
-    outline = target_mask(sample)
-    assert outline is not None
+def _segment(sample: Sample, pairs: Sequence[BoxPair]) -> list[SegmentedBox]:
+    """Simulated segmenter: return the part of the object's mask in each predicted box."""
+    return compare_masks(sample, pairs, [_MASKS[pair.target] & box_to_mask(pair.box, ORIGINAL) for pair in pairs])
 
-    def segment(sample: Sample, boxes: Sequence[Box]) -> list[SegmentedBox]:
-        return compare_masks(sample, [outline & box_to_mask(box, ORIGINAL) for box in boxes])
 
+def _try_masks(sample: Sample, reading: Reading) -> None:
+    """Reward the masks of the simulated segmenter."""
     for rule in MASK_RULES:
-        grader = Grader(rule=rule, thinking=False, box_space=BoxSpace.RELATIVE_1000, segment=segment)
-        (segmented,) = grader.segment_answers(sample, [reading])
+        grader = Grader(rule=rule, thinking=False, box_space=BoxSpace.RELATIVE_1000, segment=_segment)
+        (segmented,) = grader.segment_answers(sample, [reading], [RewardContext()])
         report = grader.reward(reading, sample, RewardContext(segmented=segmented))
         assert 0.0 <= report.parts["mask"] <= 1.0, (rule.preset, report)
         assert math.isfinite(report.total), (rule.preset, report)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from virft.cli.build import build_scenes
+from virft.cli.build_scenes import build_scenes
 from virft.cli.compare import compare_and_report
 from virft.cli.output import say
 from virft.config.schema import MIXED, Config, Method

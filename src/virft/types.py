@@ -245,8 +245,8 @@ class ClassNote(NamedTuple):
 class Sample:
     """One question about one image, stored as facts: the query and its ground truth, but no prompt text.
 
-    Five fields are not part of the target: ``areas`` and ``exhaustive`` are for evaluation metrics only, ``polygons``,
-    ``rle`` and ``ignored`` for mask metrics and the reward part ``mask``.
+    Six fields are not part of the target: ``areas`` and ``exhaustive`` are for evaluation metrics only, ``polygons``,
+    ``rle``, ``ignored`` and ``outlines`` for mask metrics and the reward part ``mask``.
     """
 
     id: str
@@ -277,6 +277,9 @@ class Sample:
     """COCO's compressed run lengths of a grounding target's mask, on the upright original image."""
     ignored: tuple[Polygon, ...] = ()
     """Outlines of pixels that count neither as correct nor as wrong in mask metrics and in the reward part ``mask``."""
+    outlines: tuple[tuple[Polygon, ...], ...] = ()
+    """Outlines of each object of a target of detection, in the order of its boxes, in pixels of the upright original
+    image, not of the augmented one. An object without outlines has an empty tuple; empty if no object has any."""
     areas: tuple[float, ...] = ()
     """Area in square pixels of each object of a target of detection, from its outline if the source has one; empty: the
     areas of the boxes are used. For metrics only."""
@@ -299,8 +302,9 @@ class Sample:
 
     @property
     def has_mask(self) -> bool:
-        """True if the target of grounding has a mask, by ``polygons`` or ``rle``."""
-        return bool(self.polygons) or self.rle is not None
+        """True if each object of the target has a mask, by ``polygons`` or ``rle``, or by ``outlines``; False without
+        objects."""
+        return bool(self.polygons) or self.rle is not None or (bool(self.outlines) and all(self.outlines))
 
     @property
     def target_size(self) -> ImageSize:
@@ -384,13 +388,44 @@ class Completion:
         return self.finish_reason is FinishReason.LENGTH
 
 
-class SegmentedBox(NamedTuple):
-    """Mask that a segmenter made of a predicted box, compared with the mask of the target."""
+class BoxPair(NamedTuple):
+    """A predicted box and the object of the target that it is matched with."""
 
+    box: Box
+    """The predicted box, in pixels of the image that the model saw: the original, or the augmented one."""
+    target: int
+    """Index of the object among the boxes of the target; 0 for the only one of grounding."""
+    iou: float
+    """IoU of the two boxes."""
+
+
+class BoxPairs(NamedTuple):
+    """The matched boxes of a completion."""
+
+    pairs: tuple[BoxPair, ...]
+    """One pair for each predicted box that has a target."""
+    num: int
+    """max(N, M), at least 1, of N predicted and M target boxes: unmatched ones count 0 in a mean over the pairs."""
+
+
+class SegmentedBox(NamedTuple):
+    """Mask that a segmenter made of a predicted box, compared with the mask of the object that the box matches."""
+
+    pair: BoxPair
+    """The box and the object."""
     iou: float
     """Intersection over union of the two masks in pixels, in [0, 1]."""
     rle: str
-    """COCO's compressed run lengths of the predicted mask, on the upright original image; "" without a box."""
+    """COCO's compressed run lengths of the predicted mask, on the upright original image."""
+
+
+class SegmentedAnswer(NamedTuple):
+    """Masks of the predicted boxes of a completion."""
+
+    boxes: tuple[SegmentedBox, ...]
+    """Mask of each predicted box that has a target."""
+    num: int
+    """max(N, M), as in ``BoxPairs``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -405,8 +440,8 @@ class RewardContext:
     """Limit of the number of tokens of a completion; None if it is not known."""
     query: str | None = None
     """Query of the sample, such as the class name of a detection question; None if it is not known."""
-    segmented: SegmentedBox | None = None
-    """Mask of the predicted box; None without a segmenter, and for a target without a mask."""
+    segmented: SegmentedAnswer | None = None
+    """Masks of the matched boxes; None without a segmenter, and for a target with an object that has no mask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -419,8 +454,8 @@ class RewardReport:
     """Value of each reward function by its name, before its weight."""
     reading: Reading
     """Parsed completion that was rewarded."""
-    mask: str | None = None
-    """COCO's compressed run lengths of the mask that the part ``mask`` rewarded; None without that part or a box."""
+    masks: tuple[str, ...] = ()
+    """COCO's compressed run lengths of each mask that the part ``mask`` compared with one of the target."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,7 @@ def test_a_run_rewards_the_masks_of_a_segmenter_and_does_not_save_it(data: Path,
         assert 0 <= record["reward_mask"] <= 1
         total = record["reward_giou"] + record["reward_format"] + 0.5 * record["reward_mask"]
         assert record["reward"] == pytest.approx(total, abs=1e-6)
-    assert "mask" in log(run, "rollouts.jsonl")[0]["best"]
+    assert log(run, "rollouts.jsonl")[0]["best"]["masks"]
     names = load_file(run / "model" / "model.safetensors").keys()
     assert not [name for name in names if "mask_decoder" in name or "prompt_encoder" in name]
     assert virft("report", run) == 0
@@ -72,6 +72,6 @@ def test_explain_prints_the_reward_of_the_mask(tmp_path: Path, capsys: pytest.Ca
     assert virft("explain", text, *options, "--image", image, "--segmenter", segmenter) == 0
     printed = capsys.readouterr().out
     assert "\nmask  " in printed
-    assert "mask of the box and of the target: IoU " in printed
+    assert "masks of [20.0, 20.0, 60.0, 60.0] and of target 1: IoU " in printed
     assert virft("explain", text, *options, "--segmenter", segmenter) == 2
     assert "segmenter needs image" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runs import virft
+from tiny_segmenters import save_segmenter
 from virft.config.toml_file import parse
 from virft.models.known_models import known_models
 
@@ -91,6 +92,8 @@ def test_the_second_plan_is_read_from_the_cache(
     # other settings make another plan
     with pytest.raises(pytest.fail.Exception):
         plan("--model", "virft-tiny", *SMALL, "grpo.group_size=3")
+    with pytest.raises(pytest.fail.Exception):
+        plan("--model", "virft-tiny", *SMALL, f"reward.segmenter={save_segmenter(tmp_path / 'sam', 'sam')}")
     with pytest.raises(pytest.fail.Exception):
         plan("--no-cache", "--model", "virft-tiny", *SMALL)
 

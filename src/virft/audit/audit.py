@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from scipy.stats import spearmanr
@@ -14,7 +14,6 @@ from virft.audit.probes import probe_texts
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.grader import Grader
-from virft.tasks.reward import compute_reward
 from virft.tasks.task import HALF_RIGHT
 from virft.types import Reading, RewardContext, Sample
 
@@ -107,11 +106,11 @@ def audit_reward(
             oracle |= known.keys()
             texts = known | probe_texts(sample, probes, thinking=thinking[i])
             readings = {kind: _read(text, sample, thinking=thinking[i]) for kind, text in texts.items()}
-            masks = grader.segment_answers(sample, list(readings.values()))
-            for (kind, reading), mask in zip(readings.items(), masks, strict=True):
-                for moment in moments:
-                    context = RewardContext(step_frac=moment, segmented=mask)
-                    report = compute_reward(grader.of(sample).rule, name, reading, sample.target, context)
+            for moment in moments:
+                context = RewardContext(step_frac=moment)
+                segmented = grader.segment_answers(sample, list(readings.values()), [context] * len(readings))
+                for (kind, reading), masks in zip(readings.items(), segmented, strict=True):
+                    report = grader.reward(reading, sample, replace(context, segmented=masks))
                     sums[moment, kind].append((report.total, report.parts, task.score(reading, sample.target)))
             done += 1
             if progress is not None:

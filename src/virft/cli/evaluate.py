@@ -293,7 +293,8 @@ def add_score(verbs: Verbs) -> None:
     verb.add_argument(
         "--masks",
         metavar="SEGMENTER",
-        help="measure mask IoU of grounding too: `box` fills the boxes; else a folder or hub id of SAM or SAM 2",
+        help="measure masks too (IoU of grounding, average precision of detection): `box` fills the boxes; else a "
+        "folder or hub id of SAM or SAM 2",
     )
 
 
@@ -314,7 +315,7 @@ def score(
 
     ``train``: training data of the blind baselines. ``show_all``: print all scores, not only the headlines.
     ``seeds``: predictions of the same system with other seeds. ``against``: those of a second system. ``masks``:
-    measure masks of grounding too, made by ``box`` (filled boxes) or by the segmenter of a folder or hub id.
+    measure masks too, made by ``box`` (filled boxes) or by the segmenter of a folder or hub id.
     """
     from virft.data.class_sets import expand_class_sets
     from virft.data.store import Store

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from virft.cli import arguments
+from virft.config import vllm_memory
 from virft.models.built_in import BUILT_IN_NAMES
 from virft.tasks import TASKS
 
@@ -246,10 +247,10 @@ def add_engine(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--vllm-gpu-memory",
-        type=arguments.number(float, above=0, at_most=0.95),
+        type=arguments.number(float, above=0, at_most=vllm_memory.MAX_FRAC),
         metavar="FRACTION",
         help="with --engine vllm: fraction of the accelerator's memory for vLLM (default: "
-        "0.3). On a CPU vLLM always takes 1 GiB for its KV cache",
+        f"{vllm_memory.DEFAULT_FRAC:g}). On a CPU vLLM always takes 1 GiB for its KV cache",
     )
 
 

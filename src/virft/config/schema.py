@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_type_hints
 
+from virft.config import vllm_memory
 from virft.config.setting import Setting, default_of, format_value, setting_field
 from virft.errors import ConfigError
 
@@ -310,12 +311,12 @@ class SamplingConfig(_Section):
         at_least=0,
     )
     vllm_gpu_memory: float = setting_field(
-        0.3,
+        vllm_memory.DEFAULT_FRAC,
         help="Fraction of the accelerator's memory for vLLM. On a CPU vLLM always takes 1 GiB for its KV cache.",
         unit="fraction",
         source="TRL",
         above=0,
-        at_most=0.95,
+        at_most=vllm_memory.MAX_FRAC,
     )
     max_staleness: int = setting_field(
         0,
@@ -388,8 +389,9 @@ class RewardConfig(_Section):
     segmenter: str | None = setting_field(
         None,
         help="Folder or hub id of a SAM or SAM 2 model. Adds the reward part `mask`: the IoU of the target's mask and "
-        "the mask that this model makes of the predicted box; preset `robust`: 0 if the box IoU is below 0.5. It is "
-        "added to questions whose target has a mask (grounding). Not set: no masks.",
+        "the mask that this model makes of the predicted box, in detection the sum over matched boxes / max(N, M); "
+        "preset `robust`: 0 if the box IoU is below 0.5. It is added to questions whose objects all have a mask "
+        "(grounding, detection of one class or several). Not set: no masks.",
         source="SAM-R1 (arXiv 2505.22596)",
     )
     segmenter_cache_gib: float = setting_field(

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from virft.tasks import TASKS
-from virft.types import Augmentation, Box, ImageSize, Sample, Target
+from virft.types import Augmentation, Box, ImageSize, Polygon, Sample, Target
 
 SIDES = re.compile(r"\b(left|right|(anti|counter)?clockwise)\b", re.IGNORECASE)
 """Words of a class name that a horizontal flip makes wrong."""
@@ -91,6 +91,26 @@ def augment_box(augmentation: Augmentation, box: Box, size: ImageSize) -> Box:
     scale_x, scale_y = size.width / (right - left), size.height / (bottom - top)
     x1, x2 = (right - box.x2, right - box.x1) if augmentation.horizontal_flip else (box.x1 - left, box.x2 - left)
     return Box(x1=x1 * scale_x, y1=(box.y1 - top) * scale_y, x2=x2 * scale_x, y2=(box.y2 - top) * scale_y)
+
+
+def original_box(augmentation: Augmentation, box: Box, size: ImageSize) -> Box:
+    """Return a box, in pixels of the augmented image, in pixels of its original of ``size``.
+
+    >>> flipped = Augmentation(crop=(10, 0, 50, 30), horizontal_flip=True)
+    >>> original_box(flipped, Box(x1=60, y1=10, x2=80, y2=18), ImageSize(80, 60))
+    Box(x1=10.0, y1=5.0, x2=20.0, y2=9.0)
+    """
+    left, top, right, bottom = augmentation.crop
+    scale_x, scale_y = (right - left) / size.width, (bottom - top) / size.height
+    x1, x2 = (size.width - box.x2, size.width - box.x1) if augmentation.horizontal_flip else (box.x1, box.x2)
+    return Box(x1=left + x1 * scale_x, y1=top + box.y1 * scale_y, x2=left + x2 * scale_x, y2=top + box.y2 * scale_y)
+
+
+def augment_polygon(augmentation: Augmentation, polygon: Polygon, size: ImageSize) -> Polygon:
+    """Return an outline on an image of ``size`` in pixels of the augmented image; it may reach outside of it."""
+    corners = zip(polygon[::2], polygon[1::2], strict=True)
+    placed = (augment_box(augmentation, Box(x1=x, y1=y, x2=x, y2=y), size) for x, y in corners)
+    return tuple(value for corner in placed for value in corner.xyxy[:2])
 
 
 def augment_target(augmentation: Augmentation, task: str, target: Target, size: ImageSize) -> Target:

@@ -52,11 +52,15 @@ class QuestionPlan:
     """Split of the images; validation and test sets have every question about their images."""
     max_classes: int | None = None
     """Largest number of classes of a question about several; None: all classes are in one question."""
+    with_outlines: bool = False
+    """Store the outlines of objects with targets of a task that can have them; tasks that need them always have."""
 
     def __post_init__(self) -> None:
         if self.task not in (known := [task.name for task in TASKS.values() if task.is_from_boxes]):
             raise ConfigError(f"--task {self.task}: cannot be built from boxes; expected {' or '.join(known)}")
         self._check_classes()
+        if self.with_outlines and not TASKS[self.task].can_have_outlines:
+            raise ConfigError(f"--outlines has no effect: targets of {self.task} have no outlines; remove it")
         if self.shots is not None and self.shots < 1:
             raise ConfigError(f"shots is {self.shots}; expected an integer of at least 1")
         if not 0.0 <= self.negatives_frac < 1.0:
@@ -81,6 +85,11 @@ class QuestionPlan:
                 f"{name} cannot be combined with --per-image, whose questions list absent classes too; remove it, or "
                 "limit the list with --max-classes-per-question"
             )
+
+    @property
+    def uses_outlines(self) -> bool:
+        """True if the outlines of objects are part of the samples."""
+        return self.with_outlines or TASKS[self.task].uses_outlines
 
     @property
     def per_image(self) -> bool:
@@ -379,7 +388,7 @@ def _sample(
         placed = [tuple(round(x, 3) for x in files.upright_points(image.name, points)) for points in polygons]
         return () if polygons_fault(placed, size) else tuple(placed)
 
-    outline = place_outlines if TASKS[plan.task].uses_outlines else None
+    outline = place_outlines if plan.uses_outlines else None
     parsed = _make_target(plan.task, {label: _annotation(image, label, place, outline) for label in question.classes})
     assert parsed is not None, f"{question.name} is undetermined"
     return Sample(

@@ -16,7 +16,7 @@ from virft.errors import ConfigError
 from virft.evaluation.comparison import Comparison, comparison_tree
 from virft.evaluation.headlines import headline_statistics, images_of, scored_pairs
 from virft.evaluation.joined import JoinedPredictions, collector_paused, join_predictions
-from virft.evaluation.masks import MaskMaker, mask_scores
+from virft.evaluation.masks import MaskMaker, measure_masks
 from virft.evaluation.predictions import read_predictions_card
 from virft.files import make_folder, write_text
 from virft.metrics.bootstrap import resample
@@ -197,9 +197,8 @@ def _scores(
     values |= group_scores(name, joined, options.class_groups, tables=tables)
     statistics = headline_statistics(name, joined, images) if options.intervals else []
     between = resample(statistics, images).intervals()
-    if task.has_masks and options.masks is not None:
-        pairs = [(one.sample, one.reading) for one in joined]
-        masked = mask_scores(pairs, options.masks, with_intervals=options.intervals)
+    if task.masks is not None and options.masks is not None:
+        masked = measure_masks(joined, task.masks, options.masks, with_intervals=options.intervals)
         values |= masked.values
         between |= masked.intervals
         counts |= masked.counts

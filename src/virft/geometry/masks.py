@@ -86,6 +86,22 @@ def mask_to_rle(mask: NDArray[Any]) -> str:
     return str(counts, "ascii")
 
 
+def mask_ious(predicted: Sequence[str], targets: Sequence[str], size: ImageSize) -> list[list[float]]:
+    """Return the IoU of each predicted mask with each target, given as ``mask_to_rle`` of an image of ``size``.
+
+    >>> left, whole = (mask_to_rle(box_to_mask(Box(x1=0, y1=0, x2=x2, y2=2), ImageSize(4, 2))) for x2 in (2, 4))
+    >>> mask_ious([left, whole], [whole], ImageSize(4, 2))
+    [[0.5], [1.0]]
+    """
+    if not predicted or not targets:
+        return [[] for _ in predicted]
+    found, expected = (
+        [{"size": [size.height, size.width], "counts": counts} for counts in some] for some in (predicted, targets)
+    )
+    ious: NDArray[np.float64] = _coco_masks().iou(found, expected, [0] * len(expected))
+    return [[float(iou) for iou in row] for row in ious]
+
+
 def mask_outlines(mask: Mask) -> list[Polygon]:
     """Return the closed outlines of a mask [H, W] along the edges of its pixels, in pixels; holes have their own.
 
@@ -129,11 +145,27 @@ def _take_outline(first: tuple[int, int], steps: dict[tuple[int, int], list[tupl
 
 
 def target_mask(sample: Sample) -> Mask | None:
-    """Return the mask [H, W] of a grounding target on the upright original image; None if the sample has none."""
+    """Return the mask [H, W] of a target on the upright original image, the union over its objects.
+
+    None if an object has no mask, and without objects.
+    """
     if not sample.has_mask:
         return None
-    mask = polygons_to_mask(sample.polygons, sample.target_size)
+    outlines = [*sample.polygons, *(polygon for polygons in sample.outlines for polygon in polygons)]
+    mask = polygons_to_mask(outlines, sample.target_size)
     return mask if sample.rle is None else mask | rle_to_mask(sample.rle, sample.target_size)
+
+
+def object_mask(sample: Sample, index: int) -> Mask:
+    """Return the mask [H, W] of one object of a target on the upright original image; it has one (``has_mask``).
+
+    ``index``: that of its box in a target of detection; 0 for the only object of grounding.
+    """
+    if sample.outlines:
+        return polygons_to_mask(sample.outlines[index], sample.target_size)
+    mask = target_mask(sample)
+    assert mask is not None, f"{sample.id} has no mask"
+    return mask
 
 
 def ignored_mask(sample: Sample) -> Mask | None:

@@ -105,7 +105,12 @@ def _best_of_each_image(questions: Sequence[BoxQuestion], most: int) -> list[Box
         for number, index in sorted(best):
             chosen[number].append(index)
     return [
-        replace(one, boxes=[one.boxes[index] for index in kept], scores=[one.scores[index] for index in kept])
+        replace(
+            one,
+            boxes=[one.boxes[index] for index in kept],
+            scores=[one.scores[index] for index in kept],
+            ious=None if one.ious is None else [one.ious[index] for index in kept],
+        )
         for one, kept in zip(questions, chosen, strict=True)
     ]
 

@@ -49,6 +49,8 @@ class BoxQuestion:
     """Regions in which a predicted box is neither a hit nor a false positive."""
     exhaustive: bool = True
     """Whether all objects of the class are labelled; if not, a box without a match is ignored (LVIS only)."""
+    ious: Sequence[Sequence[float]] | None = None
+    """IoU of each predicted object with each target, such as that of their masks; None: the IoU of the boxes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +106,7 @@ def match_class(
         targets[number[one.image]] += sum(inside)
         order = sorted(range(len(one.boxes)), key=lambda index: -one.scores[index])[:max_boxes]
         if order:
-            columns = _match([one.boxes[index] for index in order], one, inside, areas)
+            columns = _match(order, one, inside, areas)
             scores = [one.scores[index] for index in order]
             found.append(([(score, *both) for score, both in zip(scores, columns, strict=True)], number[one.image]))
     # By content, so that the number of a question does not depend on the order of the images.
@@ -171,18 +173,20 @@ def _target_areas(question: BoxQuestion) -> list[float]:
 
 
 def _match(
-    boxes: Sequence[XYXY], question: BoxQuestion, inside: Sequence[bool], areas: tuple[float, float]
+    order: Sequence[int], question: BoxQuestion, inside: Sequence[bool], areas: tuple[float, float]
 ) -> list[tuple[list[bool], list[bool]]]:
-    """For each box, best score first: hit at each threshold, and ignored at each threshold.
+    """For each box of ``order``, best score first: hit at each threshold, and ignored at each threshold.
 
     COCO ignores boxes in a crowd region, and boxes on a target outside the range of areas. LVIS ignores all boxes
     without a match if not all objects are labelled.
     """
     lowest = COCO_IOU_THRESHOLDS[0] - IOU_TOLERANCE
-    near = [
-        [(iou, column) for column, iou in enumerate(ious) if iou >= lowest]
-        for ious in iou_matrix(boxes, question.targets)
-    ]
+    boxes = [question.boxes[index] for index in order]
+    if question.ious is None:
+        found: Sequence[Sequence[float]] = iou_matrix(boxes, question.targets)
+    else:
+        found = [question.ious[index] for index in order]
+    near = [[(iou, column) for column, iou in enumerate(ious) if iou >= lowest] for ious in found]
     in_crowd = [covered_frac(box, question.crowd) for box in boxes]
     outside = [not question.exhaustive or not areas[0] <= _area(box) <= areas[1] for box in boxes]
     num = len(COCO_IOU_THRESHOLDS)

@@ -78,11 +78,12 @@ def _with_boxes(prediction: Prediction, places: Sequence[int]) -> Prediction:
 
 
 def _fields(one: JoinedPrediction, part: ClassQuestion) -> dict[str, Any]:
-    areas = one.sample.areas
+    areas, outlines = one.sample.areas, one.sample.outlines
     return {
         "query": part.label,
         "target": part.target,
         "areas": tuple(areas[place] for place in part.target_places) if areas else (),
+        "outlines": tuple(outlines[place] for place in part.target_places) if outlines else (),
         "exhaustive": part.label not in target_of(one).incomplete,
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,8 +69,7 @@ class SamSegmenter:
         Tensors of shape [1, channels, height, width] in float32: one of SAM, three of SAM 2 with the coarsest last.
         """
         pixels = torch.from_numpy(self.pixel_values(image))[None].to(self.model.device)
-        found = self.model.get_image_embeddings(pixels)
-        return ImageFeatures(tokens=(found,) if isinstance(found, torch.Tensor) else tuple(found))
+        return _features(self.model.get_image_embeddings(pixels))
 
     @torch.inference_mode()
     def decode(self, features: ImageFeatures, size: ImageSize, boxes: Sequence[Box]) -> list[Mask]:
@@ -164,14 +163,31 @@ def require_segmenter(path: str) -> None:
         _model_type(path)
 
 
-def segmenter_bytes(path: str) -> int:
-    """Return the bytes of a segmenter's weights in float32, counted from its config."""
+class SegmenterSize(NamedTuple):
+    """Memory of a segmenter in float32, in bytes."""
+
+    weights: int
+    """All weights."""
+    embeddings: int
+    """The embeddings of one image, of any size."""
+
+
+@torch.no_grad()
+def segmenter_size(path: str) -> SegmenterSize:
+    """Return the memory of a segmenter, counted from its config: the model runs on tensors without data."""
     require_segmenter(path)
     with explained(path, expected=_EXPECTED):
         kind = _MODELS[_model_type(path)]
         with torch.device("meta"):
-            model = kind(kind.config_class.from_pretrained(path))
-    return sum(4 * parameter.numel() for parameter in model.parameters())
+            model = kind(kind.config_class.from_pretrained(path, dtype=torch.float32)).eval()
+            side = model.config.prompt_encoder_config.image_size
+            features = _features(model.get_image_embeddings(torch.empty(1, 3, side, side)))
+    return SegmenterSize(weights=sum(one.nbytes for one in model.parameters()), embeddings=features.num_bytes)
+
+
+def _features(found: torch.Tensor | Sequence[torch.Tensor]) -> ImageFeatures:
+    """The embeddings of an image as the model returns them: SAM one tensor, SAM 2 a list."""
+    return ImageFeatures(tokens=(found,) if isinstance(found, torch.Tensor) else tuple(found))
 
 
 def _model_type(path: str) -> str:

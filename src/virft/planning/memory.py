@@ -29,7 +29,7 @@ from virft.models.attention.shared_prompt import causal_bias
 from virft.models.layer_shapes import layer_shapes
 from virft.models.load import LoadedModel
 from virft.models.policy import GPU_BLOCK_LOGITS, MAX_PASS_VALUES, Policy, TokenRules
-from virft.models.segmenter import segmenter_bytes
+from virft.models.segmenter import SegmenterSize, segmenter_size
 from virft.models.sharding import MAX_UNREDUCED_BYTES
 from virft.models.stored_dtypes import linear_parameters
 from virft.planning.device import GIB
@@ -232,10 +232,13 @@ class Planner:
 
     @property
     def host(self) -> Mapping[str, int]:
-        """Parts in main memory, of a run on a GPU: the cache of image features of a frozen tower, in pinned memory."""
-        if self.on_cpu or not self.config.model.freeze_vision:
+        """Parts in pinned main memory, of a run on a GPU: the caches of a frozen tower's image features and of a
+        segmenter's embeddings."""
+        if self.on_cpu:
             return {}
-        return {"cache of image features": self._cached_feature_bytes}
+        features = {"cache of image features": self._cached_feature_bytes} if self.config.model.freeze_vision else {}
+        embeddings = {"cache of segmenter embeddings": self._embedding_bytes} if self._segmenter is not None else {}
+        return features | embeddings
 
     @cached_property
     def held(self) -> Mapping[str, int]:
@@ -248,8 +251,8 @@ class Planner:
         the weights in full training with a KL term, linear layers in the precision of the computation; with adapters,
         the base is the reference. Image features: [image tokens, hidden] of the images of one step; with a frozen tower
         on a CPU, of each image of the run until the cache is full. On a GPU this cache is in ``host``. Images: float32
-        pixels of the prompts of one step. Segmenter: its weights; what encoding an image needs is not counted, as
-        rewards are computed when the KV cache is freed and no activation is stored.
+        pixels of the prompts of one step. Segmenter: its weights, and on a CPU the cache of its embeddings; encoding an
+        image is not counted, as rewards are computed when the KV cache is freed and no activation is stored.
         """
         parameters = list(self.loaded.model.parameters())
         trained = [one for one in parameters if one.requires_grad]
@@ -275,11 +278,25 @@ class Planner:
                 held["float32 copy of trained weights"] = processes.part(4 * _num_numbers(trained))
         if self._engine == "server":
             held["vLLM"] = self._engine_bytes
-        if self.method == "grpo" and self.config.reward.segmenter is not None:
-            held["segmenter"] = segmenter_bytes(self.config.reward.segmenter)
+        if self._segmenter is not None:
+            held["segmenter"] = self._segmenter.weights
+            if self.on_cpu:
+                held["segmenter embeddings"] = self._embedding_bytes
         held["image features"] = self._feature_bytes
         held["images of a step"] = self.prompts_per_step * self.prompt.pixel_values * 4
         return held
+
+    @cached_property
+    def _segmenter(self) -> SegmenterSize | None:
+        path = self.config.reward.segmenter
+        return segmenter_size(path) if self.method == "grpo" and path is not None else None
+
+    @property
+    def _embedding_bytes(self) -> int:
+        """Embeddings of each image of the run until the cache is full."""
+        assert self._segmenter is not None
+        most = self.config.grpo.steps * self.prompts_per_step * self._segmenter.embeddings
+        return min(round(self.config.reward.segmenter_cache_gib * GIB), most)
 
     @property
     def _reference_bytes(self) -> int:

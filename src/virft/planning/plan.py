@@ -57,7 +57,7 @@ def make_plan(request: PlanRequest, *, report: Callable[[str], None], use_cache:
 
     ``report`` gets a line for each candidate that is computed. With ``use_cache``, the plan of an equal request by the
     same version is read from ``cache_folder``, and a new one is written there. Plans of models whose files are on the
-    hub are not cached.
+    hub, and plans with a segmenter, are not cached.
 
     Raises ``ConfigError`` for a number of processes or samplers that the config cannot have.
     """
@@ -118,7 +118,12 @@ def _require_vllm(request: PlanRequest) -> None:
 
 
 def _key(request: PlanRequest) -> str | None:
-    """Return a hash of request, model and versions; None if the files of the model are not on this machine."""
+    """Return a hash of request, model and versions; None if the files of the model are not on this machine.
+
+    None with a segmenter, too: its files would be part of the key.
+    """
+    if request.config.reward.segmenter is not None:
+        return None
     path = request.config.model.path
     folder = local_folder(path)
     if folder.is_dir():

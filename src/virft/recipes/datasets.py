@@ -25,7 +25,6 @@ from virft.recipes.build_options import (
     source_of,
 )
 from virft.report.render.page import html_table
-from virft.tasks import TASKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -84,6 +83,7 @@ def build_from_coco(
     task: str = "detection",
     max_classes_per_question: int | None = None,
     exif: ExifReading = "auto",
+    outlines: bool = False,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> Cards:
     """Build datasets from a COCO file, or (``federated``) an LVIS file; return their cards by folder.
@@ -92,7 +92,8 @@ def build_from_coco(
 
     ``images`` None: build without images, see ``Store.has_images``. ``classes``: names, or an ``@set`` of
     ``virft.data.class_sets``. ``protocol``: ``all`` or ``map:FILE``, see ``QuestionPlan``; ``ConfigError`` for others.
-    ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``settle_exif``.
+    ``exif``: the pixels that boxes of images with an EXIF orientation are in, see ``settle_exif``. ``outlines``: store
+    the outlines of objects, see ``QuestionPlan.with_outlines``.
     """
     if images is not None:
         require_images(images, annotations)
@@ -112,6 +113,7 @@ def build_from_coco(
         every_class=protocol == "all",
         query_map=read_query_map(map_file) if map_file else None,
         max_classes=max_classes_per_question,
+        with_outlines=outlines,
         split=options.split(),
     )
     annotated = read_coco(
@@ -120,7 +122,7 @@ def build_from_coco(
         classes=names,
         federated=federated,
         exif=exif,
-        outlines=TASKS[task].uses_outlines,
+        outlines=plan.uses_outlines,
         skipped=skipped,
     )
     source = source_of("lvis" if federated else "coco", annotations)

@@ -180,13 +180,14 @@ def require_demonstrations(
 
 
 def _require_masks(samples: Iterable[Sample]) -> None:
-    """Raise ``ConfigError`` if no target has a mask that the masks of a segmenter could be compared with."""
+    """Raise ``ConfigError`` if no target has masks that the masks of a segmenter could be compared with."""
     samples = list(samples)
-    if not any(TASKS[sample.task].has_masks and sample.has_mask for sample in samples):
+    if not any(TASKS[sample.task].masks is not None and sample.has_mask for sample in samples):
         tasks = ", ".join(sorted({sample.task for sample in samples}))
         raise ConfigError(
             f"reward.segmenter is set, and no target of the training data has a mask (tasks: {tasks}); expected "
-            "grounding questions with polygons or rle, or no segmenter"
+            "grounding questions with polygons or rle, detection with the outlines of objects (virft build ... "
+            "--outlines), or no segmenter"
         )
 
 

@@ -201,7 +201,7 @@ def reward_parts(grader: Grader, tasks: Iterable[str]) -> RewardParts:
             # a part whose threshold rises may be flat although the answers become better
             if not (rewards.uses_threshold and threshold_rises):
                 accuracy |= rewards.accuracy_bounds
-            if rule.uses_masks and TASKS[task].has_masks:
+            if rule.uses_masks and TASKS[task].masks is not None:
                 accuracy[MASK] = MASK_BOUNDS
     return RewardParts(accuracy=accuracy, weights=grader.rule.weights)
 

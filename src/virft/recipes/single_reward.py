@@ -90,7 +90,8 @@ def reward(
     ``iou_threshold`` (default: 0.5), ``check_labels``: as the settings ``reward.*``. ``query``: class name that labels
     in boxes are compared with. ``extra``: reward functions of your own. ``image``: the image file, whose size replaces
     ``image_size``. ``segmenter``: a folder as ``reward.segmenter``, or a function from an image and boxes to a mask for
-    each box; it needs ``image`` and a target with a mask, such as {"box": [..], "polygons": [[..]]}.
+    each box; it needs ``image`` and a target with masks, such as {"box": [..], "polygons": [[..]]}, or of detection
+    {"boxes": [[..], ..], "outlines": [[[..]], ..]}.
 
     Raises ``ConfigError`` for unknown names, impossible settings and a target text that cannot be parsed, and
     ``DataError`` for another invalid target.
@@ -124,7 +125,7 @@ def reward(
         sample = replace(sample, query=query)
     grader = Grader(rule=rule, thinking=thinking, box_space=space, segment=_segment(segmenter, image, sample, row))
     reading = grader.read(text, sample, resized=seen)
-    (segmented,) = grader.segment_answers(sample, [reading])
+    (segmented,) = grader.segment_answers(sample, [reading], [RewardContext()])
     context = RewardContext(segmented=segmented)
     report = grader.reward(reading, sample, context)
     return ExplainedReward(
@@ -163,8 +164,11 @@ def _segment(
         return None
     if image is None:
         raise ConfigError("segmenter needs image: the file that it segments")
-    if not row.has_masks or not sample.has_mask:
-        raise ConfigError("segmenter needs a target with a mask: of grounding, with polygons or rle")
+    if row.masks is None or not sample.has_mask:
+        raise ConfigError(
+            "segmenter needs a target whose objects have masks: of grounding, with polygons or rle, or of detection of "
+            "one class or several, with outlines of each object"
+        )
     picked = load_image(image)
     if isinstance(segmenter, str):
         # PyTorch stays unloaded without a segmenter.
@@ -172,7 +176,7 @@ def _segment(
 
         segmenter = make_segmenter(segmenter)
     make_masks = segmenter
-    return lambda sample, boxes: compare_masks(sample, make_masks(picked, boxes))
+    return lambda sample, pairs: compare_masks(sample, pairs, make_masks(picked, [pair.box for pair in pairs]))
 
 
 def read_target(
@@ -180,14 +184,14 @@ def read_target(
 ) -> Target:
     """Parse a target that is written like an answer, or, of a task without boxes, as the JSON object of a target.
 
-    A target of grounding with a mask is such a JSON object, too, and returned as it is. ``where`` names the text in
+    A target with masks is such a JSON object, too, and returned as it is. ``where`` names the text in
     messages. Raises ``ConfigError`` for a text that cannot be parsed, ``DataError`` for an object that is no target.
     """
     row = TASKS[task]
     record = _json_object(text)
     if record is not None and row.boxes is None:
         return row.parse_target(record, image_size, where=where).target
-    if record is not None and row.has_masks and {"polygons", "rle"} & record.keys():
+    if record is not None and row.masks is not None and {"polygons", "rle", "outlines"} & record.keys():
         row.parse_target(record, image_size, where=where)
         return record
     reading = row.read_target_text(f"<answer>{text}</answer>", space=space, original=image_size, resized=resized)

@@ -19,7 +19,7 @@ from virft.geometry.boxes import (
     reaches,
     undisputed_pairs,
 )
-from virft.types import Detections, LabelledDetections, Reading, RewardContext
+from virft.types import BoxPair, BoxPairs, Detections, LabelledDetections, Reading, RewardContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +152,16 @@ def reward_matching(
         if index not in matching.dropped
     ]
     return {"iou": math.fsum(matching.ious) / num, "confidence": math.fsum(scores) / num}
+
+
+def pair_boxes(matching: Matching, answer: Detections | LabelledDetections, *, num_targets: int) -> BoxPairs:
+    """Return the predicted boxes of a matching that have a target; max(N, M) as in ``reward_matching``."""
+    pairs = [
+        BoxPair(item.box, target, iou)
+        for item, target, iou in zip(answer.items, matching.targets, matching.ious, strict=True)
+        if target is not None
+    ]
+    return BoxPairs(tuple(pairs), num=max(answer.num_predicted - len(matching.dropped), num_targets))
 
 
 def match_like_paper(predicted: Detections, target: Detections, *, iou_threshold: float) -> Matching:

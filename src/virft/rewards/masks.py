@@ -1,37 +1,41 @@
-"""Rewards for the mask that a segmenter makes of a predicted box."""
+"""Rewards for the masks that a segmenter makes of predicted boxes."""
 
 from __future__ import annotations
 
-from virft.geometry.boxes import intersection_over_union, reaches
-from virft.types import Box, Reading, SegmentedBox
+import math
+
+from virft.geometry.boxes import reaches
+from virft.types import SegmentedAnswer
 
 MIN_BOX_IOU = 0.5
 """IoU with the target box from which the mask of a predicted box is rewarded."""
 
 
-def mask_reward(reading: Reading, target: Box, segmented: SegmentedBox) -> float:
-    """Return the IoU of the predicted and the target mask, in [0, 1]; 0 if the box IoU is below 0.5.
+def mask_reward(segmented: SegmentedAnswer) -> float:
+    """Return the sum of matched mask IoU / max(N, M), in [0, 1]; a mask counts 0 if the IoU of its boxes is below 0.5.
 
-    Without that condition an image-blind answer can be rewarded: prompted with the whole image, a segmenter often
-    returns the mask of the object in it. Unreadable: 0.
+    N predicted and M target boxes: a missing box and an extra one both lower it. Without the condition an image-blind
+    answer can be rewarded: prompted with the whole image, a segmenter often returns the mask of the object in it.
 
-    >>> reading = Reading(text="", well_formed=True, answer=Box(x1=0, y1=0, x2=4, y2=4))
-    >>> mask_reward(reading, Box(x1=0, y1=0, x2=4, y2=3), SegmentedBox(iou=0.9, rle=""))  # box IoU 0.75
-    0.9
-    >>> mask_reward(reading, Box(x1=0, y1=0, x2=4, y2=1), SegmentedBox(iou=0.9, rle=""))  # box IoU 0.25
-    0.0
+    >>> from virft.types import Box, BoxPair, SegmentedBox
+    >>> box = Box(x1=0, y1=0, x2=4, y2=4)
+    >>> near, far = (SegmentedBox(BoxPair(box, 0, box_iou), iou=0.9, rle="") for box_iou in (0.75, 0.25))
+    >>> [mask_reward(SegmentedAnswer((one,), num=num)) for one, num in ((near, 1), (near, 2), (far, 1))]
+    [0.9, 0.45, 0.0]
     """
-    if not isinstance(reading.answer, Box):
-        return 0.0
-    is_hit = reaches(intersection_over_union(reading.answer.xyxy, target.xyxy), MIN_BOX_IOU)
-    return segmented.iou if is_hit else 0.0
+    return _mean([one.iou for one in segmented.boxes if reaches(one.pair.iou, MIN_BOX_IOU)], segmented.num)
 
 
-def paper_mask_reward(reading: Reading, target: Box, segmented: SegmentedBox) -> float:
-    """Return the IoU of the predicted and the target mask, in [0, 1]; unreadable: 0.
+def paper_mask_reward(segmented: SegmentedAnswer) -> float:
+    """Return the sum of matched mask IoU / max(N, M), in [0, 1].
 
-    >>> reading = Reading(text="", well_formed=True, answer=Box(x1=0, y1=0, x2=4, y2=4))
-    >>> paper_mask_reward(reading, Box(x1=0, y1=0, x2=4, y2=1), SegmentedBox(iou=0.9, rle=""))
+    >>> from virft.types import Box, BoxPair, SegmentedBox
+    >>> far = SegmentedBox(BoxPair(Box(x1=0, y1=0, x2=4, y2=4), 0, iou=0.25), iou=0.9, rle="")
+    >>> paper_mask_reward(SegmentedAnswer((far,), num=1))
     0.9
     """
-    return segmented.iou if isinstance(reading.answer, Box) else 0.0
+    return _mean([one.iou for one in segmented.boxes], segmented.num)
+
+
+def _mean(ious: list[float], num: int) -> float:
+    return math.fsum(ious) / num

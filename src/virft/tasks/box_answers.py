@@ -10,8 +10,8 @@ from typing import Any
 from virft.errors import DataError
 from virft.geometry.boxes import size_of
 from virft.tasks.task import BlindAnswer, BlindAnswers, Metric, fit_blind
-from virft.text.records import is_json_number, list_of
-from virft.types import Answer, Box, ImageSize, InvalidElement, Sample
+from virft.text.records import is_json_number, list_of, parse_polygons
+from virft.types import Answer, Box, ImageSize, InvalidElement, Polygon, Sample
 
 WHOLE_IMAGE = (0, 0, 1000, 1000)
 """Relative coordinates of the box around the whole image."""
@@ -40,6 +40,9 @@ POLYGONS_SCHEMA: dict[str, Any] = {
 }
 """JSON Schema of outlines, [[x1, y1, x2, y2, ..], ..] in pixels."""
 
+OUTLINES_SCHEMA: dict[str, Any] = {"type": "array", "items": POLYGONS_SCHEMA}
+"""JSON Schema of the outlines of each of a target's objects."""
+
 AREAS_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number", "minimum": 0}}
 """JSON Schema of the areas of a target's objects, in square pixels."""
 
@@ -56,6 +59,54 @@ def parse_areas(record: Mapping[str, Any], number: int, *, where: str) -> tuple[
         if not is_json_number(area) or not 0 <= area < math.inf:
             raise DataError(f"{where}: area {area!r:.60} is not a number of pixels")
     return tuple(map(float, areas))
+
+
+def parse_outlines(
+    record: Mapping[str, Any], boxes: Sequence[Box], size: ImageSize, *, where: str
+) -> tuple[tuple[Polygon, ...], ...]:
+    """Return the outlines of each object of a target, in the order of its boxes; empty if the record has none.
+
+    ``DataError`` for another number of objects, values that are no outlines on the image, and outlines outside of their
+    box.
+    """
+    outlines = list_of(record.get("outlines", []), "target.outlines", where=where)
+    if outlines and len(outlines) != len(boxes):
+        raise DataError(
+            f"{where}: {len(outlines)} outlines of {len(boxes)} objects; expected a list for each, or none at all"
+        )
+    parsed = tuple(parse_polygons(polygons, size, where=where) for polygons in outlines)
+    for box, polygons in zip(boxes, parsed, strict=False):
+        if polygons and not any(_reaches_into(polygon, box) for polygon in polygons):
+            raise DataError(f"{where}: the outlines of object {format_box(box)} are outside of its box")
+    return parsed
+
+
+def outlines_to_record(outlines: Sequence[Sequence[Polygon]]) -> list[list[list[float]]]:
+    """Return the JSON of the outlines of each object, the input of ``parse_outlines``."""
+    return [[list(polygon) for polygon in polygons] for polygons in outlines]
+
+
+def usable_outlines(boxes: Sequence[Box], outlines: Sequence[tuple[Polygon, ...]]) -> tuple[tuple[Polygon, ...], ...]:
+    """Return the annotated outlines of each box, without those that say no more than the box; empty if none is left.
+
+    ``outlines``: those of each box, or none at all.
+    """
+    usable = tuple(polygons if _say_more(polygons, box) else () for box, polygons in zip(boxes, outlines, strict=False))
+    return usable if any(usable) else ()
+
+
+def _reaches_into(polygon: Polygon, box: Box) -> bool:
+    """Return True if the bounding box of a polygon has an area in common with a box."""
+    xs, ys = polygon[::2], polygon[1::2]
+    return min(xs) < box.x2 and max(xs) > box.x1 and min(ys) < box.y2 and max(ys) > box.y1
+
+
+def _say_more(polygons: Sequence[Polygon], box: Box) -> bool:
+    """Return True if outlines are in a box, and are not only its edge, which labelling tools draw around each box."""
+    (x1, y1, x2, y2) = box.xyxy
+    corners = {(x1, y1), (x2, y1), (x2, y2), (x1, y2)}
+    is_edge = len(polygons) == 1 and set(zip(polygons[0][::2], polygons[0][1::2], strict=True)) == corners
+    return not is_edge and any(_reaches_into(polygon, box) for polygon in polygons)
 
 
 def format_corners(box: Box) -> str:

@@ -11,10 +11,12 @@ from virft.metrics.calibration import calibration_metrics
 from virft.metrics.detection import answer_metrics, detection_metrics, find_hits
 from virft.metrics.measurement import Measurement, ratio
 from virft.rewards.detection import (
+    Matching,
     detection_rewards,
     iou_threshold_at,
     match_best,
     match_like_paper,
+    pair_boxes,
     paper_detection_rewards,
 )
 from virft.rewards.options import RewardOptions
@@ -23,6 +25,7 @@ from virft.tasks.box_answers import (
     BOX_METRICS,
     BOX_SCHEMA,
     HUGE,
+    OUTLINES_SCHEMA,
     WHOLE_IMAGE,
     RelativeBox,
     blind_boxes,
@@ -34,10 +37,13 @@ from virft.tasks.box_answers import (
     grid,
     list_lines,
     mean_box,
+    outlines_to_record,
     parse_areas,
+    parse_outlines,
     shifted,
     shrink_box,
     size_counts,
+    usable_outlines,
     use_full_width_digits,
     write_list,
 )
@@ -59,6 +65,7 @@ from virft.tasks.task import (
     TargetFormat,
     Task,
     TaskBoxes,
+    TaskMasks,
     TaskReward,
     constant_probes,
 )
@@ -69,6 +76,7 @@ from virft.text.records import bool_of, list_of, parse_box
 from virft.types import (
     Answer,
     Box,
+    BoxPairs,
     Detection,
     Detections,
     ImageSize,
@@ -91,6 +99,8 @@ _BOXES = {"type": "array", "items": BOX_SCHEMA}
 
 def _to_record(sample: Sample) -> dict[str, Any]:
     record: dict[str, Any] = {"boxes": [list(box.xyxy) for box in _boxes(_target_of(sample))]}
+    if sample.outlines:
+        record["outlines"] = outlines_to_record(sample.outlines)
     if sample.areas:
         record["areas"] = list(sample.areas)
     if crowd := _target_of(sample).crowd:
@@ -102,7 +112,8 @@ def _to_record(sample: Sample) -> dict[str, Any]:
 
 def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedTarget:
     boxes = list_of(record["boxes"], "target.boxes", where=where)
-    target = _detections([parse_box(item, size, where=where) for item in boxes])
+    items = [parse_box(item, size, where=where) for item in boxes]
+    target = _detections(items)
     # Most records have no optional keys, and scoring reads datasets of 400,000 samples.
     if len(record) == 1:
         return ParsedTarget(target)
@@ -110,6 +121,7 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
     return ParsedTarget(
         replace(target, crowd=tuple(parse_box(box, size, where=where) for box in crowd)),
         {
+            "outlines": parse_outlines(record, items, size, where=where),
             "areas": parse_areas(record, len(boxes), where=where),
             "exhaustive": bool_of(record.get("exhaustive", True), "target.exhaustive", where=where),
         },
@@ -117,7 +129,11 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget:
-    fields = {"areas": found.areas, "exhaustive": found.is_exhaustive}
+    fields = {
+        "outlines": usable_outlines(found.boxes, found.outlines),
+        "areas": found.areas,
+        "exhaustive": found.is_exhaustive,
+    }
     return ParsedTarget(replace(_detections(found.boxes), crowd=found.crowd), fields)
 
 
@@ -198,21 +214,34 @@ def _other_label(item: Detection, query: str | None) -> str:
     return f"label {item.label!r:.40} names another class than {query!r:.40}"
 
 
+def _match(answer: Detections, target: Detections, context: RewardContext, options: RewardOptions) -> Matching:
+    """The matching that the reward is computed from."""
+    threshold = iou_threshold_at(options.iou_threshold, options.iou_threshold_end, context)
+    if options.preset == "paper":
+        return match_like_paper(answer, target, iou_threshold=threshold)
+    return match_best(
+        answer,
+        target,
+        iou_threshold=threshold,
+        iou_weight=options.weight("iou"),
+        confidence_weight=options.weight("confidence"),
+    )
+
+
+def _pair_boxes(reading: Reading, target: Detections, context: RewardContext, options: RewardOptions) -> BoxPairs:
+    answer = _checked(reading, context, options).answer
+    # The published reward of an answer with an invalid element is 0.
+    if not isinstance(answer, Detections) or (options.preset == "paper" and answer.invalid):
+        return BoxPairs((), num=len(target.items))
+    return pair_boxes(_match(answer, target, context, options), answer, num_targets=len(target.items))
+
+
 def _explain(answer: Detections, target: Detections, context: RewardContext, options: RewardOptions) -> list[str]:
     """Each predicted box with its match, then invalid elements and targets that were not found."""
     threshold = iou_threshold_at(options.iou_threshold, options.iou_threshold_end, context)
     if options.check_labels:
         answer = _without_other_labels(answer, context.query)
-    if options.preset == "paper":
-        matching = match_like_paper(answer, target, iou_threshold=threshold)
-    else:
-        matching = match_best(
-            answer,
-            target,
-            iou_threshold=threshold,
-            iou_weight=options.weight("iou"),
-            confidence_weight=options.weight("confidence"),
-        )
+    matching = _match(answer, target, context, options)
     least = "above" if options.preset == "paper" else "from"
     lines = [f"{answer.num_predicted} predicted, {len(target.items)} to find, hit {least} IoU {threshold:.3g}"]
     for index, item in enumerate(answer.items):
@@ -477,8 +506,8 @@ DETECTION = Task(
     target_format=TargetFormat(
         required=frozenset({"boxes"}),
         optional=frozenset({"crowd"}),
-        for_metrics=frozenset({"areas", "exhaustive"}),
-        properties={"boxes": _BOXES, "areas": AREAS_SCHEMA, "crowd": _BOXES},
+        for_metrics=frozenset({"outlines", "areas", "exhaustive"}),
+        properties={"boxes": _BOXES, "outlines": OUTLINES_SCHEMA, "areas": AREAS_SCHEMA, "crowd": _BOXES},
         to_record=_to_record,
         from_record=_from_record,
     ),
@@ -511,6 +540,7 @@ DETECTION = Task(
     measure_dataset=_measure_dataset,
     statistics=_statistics,
     class_tables=("ap",),
+    masks=TaskMasks(pair_boxes=_pair_boxes, by_class=lambda joined: joined),
     rollout_metrics=RolloutMetrics(
         compute=answer_metrics,
         descriptions={

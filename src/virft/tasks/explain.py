@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from virft.geometry.boxes import reaches
 from virft.rewards.masks import MIN_BOX_IOU
 from virft.tasks import TASKS
+from virft.tasks.box_answers import format_box
 from virft.tasks.reward import MASK, RewardRule, compute_reward
-from virft.types import Reading, RewardContext, Target, Unreadable
+from virft.types import Reading, RewardContext, SegmentedBox, Target, Unreadable
 
 
 def explain_reward(
@@ -38,7 +40,11 @@ def explain_reward(
     elif isinstance(answer, TASKS[task].target_type):
         lines += TASKS[task].explain(answer, target, context, rule)
         if MASK in report.parts and context.segmented is not None:
-            is_ignored = report.parts[MASK] < context.segmented.iou
-            reason = f", not rewarded: the IoU of the boxes is below {MIN_BOX_IOU:g}" if is_ignored else ""
-            lines.append(f"mask of the box and of the target: IoU {context.segmented.iou:.3f}{reason}")
+            lines += [_mask_line(one, rule) for one in context.segmented.boxes]
     return "\n".join(lines)
+
+
+def _mask_line(one: SegmentedBox, rule: RewardRule) -> str:
+    is_rewarded = rule.preset == "paper" or reaches(one.pair.iou, MIN_BOX_IOU)
+    reason = "" if is_rewarded else f", not rewarded: the IoU of the boxes is below {MIN_BOX_IOU:g}"
+    return f"masks of {format_box(one.pair.box)} and of target {one.pair.target + 1}: IoU {one.iou:.3f}{reason}"

@@ -1,4 +1,4 @@
-"""Grading of a completion: parse its text, segment its box if masks are rewarded, then compute its reward."""
+"""Grading of a completion: parse its text, segment its boxes if masks are rewarded, then compute its reward."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from virft.errors import NonFiniteReward, RewardFailed
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
 from virft.tasks.reward import RewardRule, compute_reward
-from virft.types import Box, ImageSize, Reading, RewardContext, RewardReport, Sample, SegmentedBox, Unreadable
+from virft.types import (
+    BoxPair,
+    ImageSize,
+    Reading,
+    RewardContext,
+    RewardReport,
+    Sample,
+    SegmentedAnswer,
+    SegmentedBox,
+    Unreadable,
+)
 
-SegmentBoxes = Callable[[Sample, Sequence[Box]], Sequence[SegmentedBox]]
-"""(sample whose target has a mask, different predicted boxes) -> the mask of each box, compared with the target's."""
+SegmentBoxes = Callable[[Sample, Sequence[BoxPair]], Sequence[SegmentedBox]]
+"""(sample whose objects have masks, different pairs) -> mask of the box of each pair, compared with its object's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +51,7 @@ class Grader:
         if a reward function of the user does.
         """
         reading = self.read(text, sample, resized=resized)
-        (segmented,) = self.segment_answers(sample, [reading])
+        (segmented,) = self.segment_answers(sample, [reading], [context])
         return self.reward(reading, sample, replace(context, segmented=segmented))
 
     def grade_group(
@@ -53,7 +63,7 @@ class Grader:
         ``grade`` does.
         """
         readings = [self.read(text, sample, resized=resized) for text in texts]
-        segmented = self.segment_answers(sample, readings)
+        segmented = self.segment_answers(sample, readings, contexts)
         return [
             self._reward_or_nan(reading, sample, replace(context, segmented=mask))
             for reading, mask, context in zip(readings, segmented, contexts, strict=True)
@@ -72,18 +82,24 @@ class Grader:
         own = self.of(sample)
         return TASKS[sample.task].read_for(text, sample, thinking=own.thinking, space=own.box_space, resized=resized)
 
-    def segment_answers(self, sample: Sample, readings: Sequence[Reading]) -> list[SegmentedBox | None]:
-        """Return the mask of each answer about one sample, in one call of ``segment``; None if no mask is rewarded.
+    def segment_answers(
+        self, sample: Sample, readings: Sequence[Reading], contexts: Sequence[RewardContext]
+    ) -> list[SegmentedAnswer | None]:
+        """Return the masks of each answer about one sample, in one call of ``segment``; None if no mask is rewarded.
 
-        Equal boxes are segmented once, so that equal answers have equal rewards. An unreadable answer has an IoU of 0.
+        Only boxes with a target are segmented, at most as many of an answer as there are targets. Equal pairs are
+        segmented once, so that equal answers have equal rewards. An unreadable answer has no masks.
         """
-        own = self.of(sample)
-        if own.segment is None or not own.rule.uses_masks or not TASKS[sample.task].has_masks or not sample.has_mask:
+        own, masks = self.of(sample), TASKS[sample.task].masks
+        if own.segment is None or not own.rule.uses_masks or masks is None or not sample.has_mask:
             return [None] * len(readings)
-        boxes = list(dict.fromkeys(one.answer for one in readings if isinstance(one.answer, Box)))
-        found = dict(zip(boxes, own.segment(sample, boxes), strict=True)) if boxes else {}
-        nothing = SegmentedBox(iou=0.0, rle="")
-        return [found[one.answer] if isinstance(one.answer, Box) else nothing for one in readings]
+        answers = [
+            masks.pair_boxes(reading, sample.target, replace(context, query=sample.query), own.rule)
+            for reading, context in zip(readings, contexts, strict=True)
+        ]
+        pairs = list(dict.fromkeys(pair for one in answers for pair in one.pairs))
+        found = dict(zip(pairs, own.segment(sample, pairs), strict=True)) if pairs else {}
+        return [SegmentedAnswer(boxes=tuple(found[pair] for pair in one.pairs), num=one.num) for one in answers]
 
     def reward(self, reading: Reading, sample: Sample, context: RewardContext) -> RewardReport:
         """Return the reward of a parsed completion; raises ``RewardFailed`` as ``grade`` does."""

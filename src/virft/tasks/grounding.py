@@ -41,6 +41,7 @@ from virft.tasks.task import (
     TargetFormat,
     Task,
     TaskBoxes,
+    TaskMasks,
     TaskReward,
     constant_probes,
     mean_ratios,
@@ -48,7 +49,19 @@ from virft.tasks.task import (
 from virft.text.answers import read_grounding, render_grounding
 from virft.text.prompts import PromptTexts
 from virft.text.records import parse_box, parse_polygons, rle_of
-from virft.types import Answer, Box, Detection, ImageSize, Reading, RewardContext, Sample, Target, Unreadable
+from virft.types import (
+    Answer,
+    Box,
+    BoxPair,
+    BoxPairs,
+    Detection,
+    ImageSize,
+    Reading,
+    RewardContext,
+    Sample,
+    Target,
+    Unreadable,
+)
 
 HIT_IOU = 0.5
 """A box is drawn as a hit from this IoU with its target."""
@@ -108,6 +121,12 @@ def _paper(reading: Reading, target: Box, context: RewardContext, options: Rewar
 
 def _iou(answer: Box, target: Box) -> float:
     return intersection_over_union(answer.xyxy, target.xyxy)
+
+
+def _pair_boxes(reading: Reading, target: Box, context: RewardContext, options: RewardOptions) -> BoxPairs:
+    if not isinstance(reading.answer, Box):
+        return BoxPairs((), num=1)
+    return BoxPairs((BoxPair(reading.answer, 0, _iou(reading.answer, target)),), num=1)
 
 
 def _explain(answer: Box, target: Box, context: RewardContext, options: RewardOptions) -> list[str]:
@@ -217,7 +236,7 @@ GROUNDING = Task(
     score_answer=_iou,
     score_description="IoU",
     ratios=mean_ratios("box_miou", "accuracy_at_50"),
-    has_masks=True,
+    masks=TaskMasks(pair_boxes=_pair_boxes),
     describe_targets=Descriptions(full=_full, short=lambda target: "1 box", caption=lambda target: "1 box"),
     describe_answers=Descriptions(full=_full, short=lambda answer: "1 box", caption=lambda answer: ""),
     answer_lines=_lines,

@@ -14,7 +14,7 @@ from virft.geometry.boxes import XYXY, intersection_over_union, iou_matrix, reac
 from virft.metrics.detection import answer_metrics, find_hits
 from virft.metrics.measurement import Measurement
 from virft.metrics.multiclass_detection import label_accuracy, multiclass_metrics, split_predictions
-from virft.rewards.detection import Matching, iou_threshold_at, match_best, match_like_paper
+from virft.rewards.detection import Matching, iou_threshold_at, match_best, match_like_paper, pair_boxes
 from virft.rewards.multiclass_detection import match_by_class, multiclass_rewards, paper_multiclass_rewards
 from virft.rewards.options import RewardOptions
 from virft.tasks.box_answers import (
@@ -22,6 +22,7 @@ from virft.tasks.box_answers import (
     BOX_METRICS,
     BOX_SCHEMA,
     HUGE,
+    OUTLINES_SCHEMA,
     WHOLE_IMAGE,
     RelativeBox,
     box_in_pixels,
@@ -32,10 +33,13 @@ from virft.tasks.box_answers import (
     format_corners,
     grid,
     list_lines,
+    outlines_to_record,
     parse_areas,
+    parse_outlines,
     relative_box,
     shrink_box,
     size_counts,
+    usable_outlines,
     use_full_width_digits,
 )
 from virft.tasks.task import (
@@ -57,6 +61,7 @@ from virft.tasks.task import (
     TargetFormat,
     Task,
     TaskBoxes,
+    TaskMasks,
     TaskReward,
 )
 from virft.text.answers import quote_label, read_labelled_boxes, render_labelled_boxes
@@ -67,6 +72,7 @@ from virft.text.records import check_keys, list_of, parse_box, text_of
 from virft.types import (
     Answer,
     Box,
+    BoxPairs,
     Detection,
     Detections,
     ImageSize,
@@ -109,6 +115,8 @@ def join_classes(classes: Sequence[str]) -> str:
 def _to_record(sample: Sample) -> dict[str, Any]:
     target = _target_of(sample)
     record: dict[str, Any] = {"classes": list(target.classes), "labelled_boxes": _objects_to_record(target.items)}
+    if sample.outlines:
+        record["outlines"] = outlines_to_record(sample.outlines)
     if sample.areas:
         record["areas"] = list(sample.areas)
     if target.crowd:
@@ -134,7 +142,11 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
         crowd=_parse_objects(record.get("crowd", []), "target.crowd", classes, size, where=where),
         incomplete=tuple(incomplete),
     )
-    return ParsedTarget(target, {"areas": parse_areas(record, len(objects), where=where)})
+    fields = {
+        "outlines": parse_outlines(record, _boxes(target), size, where=where),
+        "areas": parse_areas(record, len(objects), where=where),
+    }
+    return ParsedTarget(target, fields)
 
 
 def _parse_classes(value: Any, *, where: str) -> tuple[str, ...]:
@@ -189,7 +201,12 @@ def _from_annotations(found: Mapping[str, ClassAnnotation]) -> ParsedTarget:
         crowd=tuple(Detection(box=box, label=label) for label, one in found.items() for box in one.crowd),
         incomplete=tuple(label for label, one in found.items() if not one.is_exhaustive),
     )
-    return ParsedTarget(target, {"areas": areas if any(one.areas for one in found.values()) else ()})
+    outlines = [own for one in found.values() for own in one.outlines or [()] * len(one.boxes)]
+    fields = {
+        "outlines": usable_outlines(_boxes(target), outlines),
+        "areas": areas if any(one.areas for one in found.values()) else (),
+    }
+    return ParsedTarget(target, fields)
 
 
 def _boxes(found: LabelledDetections) -> tuple[Box, ...]:
@@ -279,6 +296,16 @@ def _match(
         confidence_weight=options.weight("confidence"),
     )
     return match_by_class(answer, target, match)
+
+
+def _pair_boxes(
+    reading: Reading, target: LabelledDetections, context: RewardContext, options: RewardOptions
+) -> BoxPairs:
+    answer = reading.answer
+    # The published reward of an answer with an invalid element is 0.
+    if not isinstance(answer, LabelledDetections) or (options.preset == "paper" and answer.invalid):
+        return BoxPairs((), num=len(target.items))
+    return pair_boxes(_match(answer, target, context, options), answer, num_targets=len(target.items))
 
 
 def _explain(
@@ -687,10 +714,11 @@ MULTICLASS_DETECTION = Task(
     target_format=TargetFormat(
         required=frozenset({"classes", "labelled_boxes"}),
         optional=frozenset({"crowd"}),
-        for_metrics=frozenset({"areas", "incomplete"}),
+        for_metrics=frozenset({"outlines", "areas", "incomplete"}),
         properties={
             "classes": _CLASSES_SCHEMA,
             "labelled_boxes": _OBJECTS_SCHEMA,
+            "outlines": OUTLINES_SCHEMA,
             "areas": AREAS_SCHEMA,
             "crowd": _OBJECTS_SCHEMA,
         },
@@ -724,6 +752,7 @@ MULTICLASS_DETECTION = Task(
     measure_dataset=_measure_dataset,
     statistics=_statistics,
     class_tables=("ap",),
+    masks=TaskMasks(pair_boxes=_pair_boxes, by_class=split_predictions),
     rollout_metrics=RolloutMetrics(
         compute=lambda answers: answer_metrics([Detections(items=answer.items) for answer in answers]),
         descriptions={

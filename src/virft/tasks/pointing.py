@@ -9,7 +9,6 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
-from virft.errors import DataError
 from virft.geometry.boxes import BoxSpace
 from virft.geometry.points import centre_of, is_hit, match_points, point_target
 from virft.metrics.measurement import Measurement
@@ -18,15 +17,18 @@ from virft.rewards.options import RewardOptions
 from virft.rewards.pointing import pointing_rewards
 from virft.tasks.box_answers import (
     BOX_SCHEMA,
-    POLYGONS_SCHEMA,
+    OUTLINES_SCHEMA,
     count_boxes,
     describe_list,
     format_box,
     format_corners,
     grid,
     list_lines,
+    outlines_to_record,
+    parse_outlines,
     relative_box,
     size_counts,
+    usable_outlines,
     use_full_width_digits,
 )
 from virft.tasks.task import (
@@ -54,7 +56,7 @@ from virft.tasks.task import (
 from virft.text.answers import read_detection
 from virft.text.points import read_points, render_points
 from virft.text.prompts import PromptTexts
-from virft.text.records import list_of, parse_box, parse_polygons
+from virft.text.records import list_of, parse_box
 from virft.types import (
     Answer,
     Box,
@@ -83,7 +85,7 @@ def _to_record(sample: Sample) -> dict[str, Any]:
     target = _target_of(sample)
     record: dict[str, Any] = {"objects": [list(box.xyxy) for box in target.objects]}
     if target.outlines:
-        record["outlines"] = [[list(polygon) for polygon in polygons] for polygons in target.outlines]
+        record["outlines"] = outlines_to_record(target.outlines)
     if target.crowd:
         record["crowd"] = [list(box.xyxy) for box in target.crowd]
     return record
@@ -94,40 +96,16 @@ def _from_record(record: dict[str, Any], size: ImageSize, where: str) -> ParsedT
         return [parse_box(box, size, where=where) for box in list_of(record.get(key, []), f"target.{key}", where=where)]
 
     objects = boxes("objects")
-    outlines = list_of(record.get("outlines", []), "target.outlines", where=where)
-    if outlines and len(outlines) != len(objects):
-        raise DataError(
-            f"{where}: {len(outlines)} outlines of {len(objects)} objects; expected a list for each, or none at all"
-        )
-    parsed = [parse_polygons(polygons, size, where=where) for polygons in outlines]
-    for box, polygons in zip(objects, parsed, strict=False):
-        if polygons and not any(_reaches_into(polygon, box) for polygon in polygons):
-            raise DataError(f"{where}: the outlines of object {format_box(box)} are outside of its box")
-    return ParsedTarget(point_target(objects, outlines=parsed, crowd=boxes("crowd")))
-
-
-def _reaches_into(polygon: Polygon, box: Box) -> bool:
-    """Return True if the bounding box of a polygon has an area in common with a box."""
-    xs, ys = polygon[::2], polygon[1::2]
-    return min(xs) < box.x2 and max(xs) > box.x1 and min(ys) < box.y2 and max(ys) > box.y1
-
-
-def _say_more(polygons: Sequence[Polygon], box: Box) -> bool:
-    """Return True if outlines are in a box, and are not only its edge, which labelling tools draw around each box."""
-    (x1, y1, x2, y2) = box.xyxy
-    corners = {(x1, y1), (x2, y1), (x2, y2), (x1, y2)}
-    is_edge = len(polygons) == 1 and set(zip(polygons[0][::2], polygons[0][1::2], strict=True)) == corners
-    return not is_edge and any(_reaches_into(polygon, box) for polygon in polygons)
+    outlines = parse_outlines(record, objects, size, where=where)
+    return ParsedTarget(point_target(objects, outlines=outlines, crowd=boxes("crowd")))
 
 
 def _from_annotation(found: ClassAnnotation) -> ParsedTarget | None:
     """The boxes and outlines; None if some objects are not labelled: a point to one of them would count as wrong."""
     if not found.is_exhaustive:
         return None
-    outlines = [
-        polygons if _say_more(polygons, box) else () for box, polygons in zip(found.boxes, found.outlines, strict=False)
-    ]
-    return ParsedTarget(point_target(found.boxes, outlines=outlines if any(outlines) else (), crowd=found.crowd))
+    outlines = usable_outlines(found.boxes, found.outlines)
+    return ParsedTarget(point_target(found.boxes, outlines=outlines, crowd=found.crowd))
 
 
 def _read_target(text: str, *, thinking: bool, space: BoxSpace, original: ImageSize, resized: ImageSize) -> Reading:
@@ -446,7 +424,7 @@ POINTING = Task(
     target_format=TargetFormat(
         required=frozenset({"objects"}),
         optional=frozenset({"outlines", "crowd"}),
-        properties={"objects": _BOXES, "outlines": {"type": "array", "items": POLYGONS_SCHEMA}, "crowd": _BOXES},
+        properties={"objects": _BOXES, "outlines": OUTLINES_SCHEMA, "crowd": _BOXES},
         to_record=_to_record,
         from_record=_from_record,
     ),
@@ -481,7 +459,14 @@ POINTING = Task(
     ),
     answer_lines=_lines,
     answer_to_record=_answer_to_record,
-    boxes=TaskBoxes(of_target=_boxes, of_answer=_mark, to_answer=_to_answer, move=_move, are_points=True),
+    boxes=TaskBoxes(
+        of_target=_boxes,
+        of_answer=_mark,
+        to_answer=_to_answer,
+        move=_move,
+        outlines_of_target=lambda target: target.outlines,
+        are_points=True,
+    ),
     probes=_probes,
     blind_answers=_blind_answers,
     oracle=_oracle,

@@ -16,7 +16,7 @@ from virft.rewards.masks import mask_reward, paper_mask_reward
 from virft.rewards.options import PRESETS, Preset
 from virft.tasks import TASKS
 from virft.tasks.task import FORMAT, FORMAT_BOUNDS
-from virft.types import Box, Reading, RewardContext, RewardReport, Target
+from virft.types import Reading, RewardContext, RewardReport, Target
 
 OVERLONG = "overlong"
 """A part of every preset and task, in [-1, 0], if ``overlong_tokens`` is above 0."""
@@ -113,16 +113,13 @@ def compute_reward(
             context.num_tokens, max_tokens=context.max_tokens, overlong_tokens=rule.overlong_tokens
         )
     if rule.uses_masks and context.segmented is not None:
-        assert isinstance(target, Box), f"a segmented box, and a target of {task}"
-        parts[MASK] = (mask_reward if rule.preset == "robust" else paper_mask_reward)(
-            reading, target, context.segmented
-        )
+        parts[MASK] = (mask_reward if rule.preset == "robust" else paper_mask_reward)(context.segmented)
         assert MASK_BOUNDS[0] <= parts[MASK] <= MASK_BOUNDS[1], f"{MASK} is {parts[MASK]}, outside {MASK_BOUNDS}"
     for function in rule.extra:
         parts[name_of_extra(function)] = _extra(function, reading, target, context)
     total = math.fsum(rule.weight(name) * value for name, value in parts.items())
-    mask = context.segmented.rle if MASK in parts and context.segmented else None
-    return RewardReport(total=total, parts=parts, reading=reading, mask=mask or None)
+    segmented = context.segmented.boxes if MASK in parts and context.segmented is not None else ()
+    return RewardReport(total=total, parts=parts, reading=reading, masks=tuple(one.rle for one in segmented))
 
 
 def _extra(function: ExtraReward, reading: Reading, target: Target, context: RewardContext) -> float:

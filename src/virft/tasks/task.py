@@ -19,6 +19,7 @@ from virft.text.records import check_keys
 from virft.types import (
     Answer,
     Box,
+    BoxPairs,
     Detection,
     ImageSize,
     JoinedPrediction,
@@ -214,11 +215,32 @@ class TaskBoxes:
     """The answer that has these boxes, as ``rollouts.jsonl`` stores them."""
     move: Callable[[Any, Callable[[Box], Box]], Any]
     """A target with each of its boxes moved, for augmentation."""
+    outlines_of_target: Callable[[Any], Sequence[Sequence[Polygon]]] | None = None
+    """Outlines of each object of a target, if they are part of it and decide what a hit is."""
     labels_of_target: Callable[[Any], tuple[str, ...]] | None = None
     """Class of each box of a target, if a target has boxes of several classes."""
     are_points: bool = False
     """Whether answers have points where targets have boxes: ``of_answer`` then gives boxes without extent, which are
     drawn as points and have no IoU."""
+
+
+class PairBoxes(Protocol):
+    """Matching that the reward of a completion is computed from; ``num`` is at least 1, as the target has an object."""
+
+    def __call__(
+        self, reading: Reading, target: Any, context: RewardContext, options: RewardOptions, /
+    ) -> BoxPairs: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskMasks:
+    """Masks of a task whose targets may have some (``Sample.has_mask``)."""
+
+    pair_boxes: PairBoxes
+    """The boxes of a completion whose masks are rewarded."""
+    by_class: Callable[[Sequence[JoinedPrediction]], Sequence[JoinedPrediction]] | None = None
+    """Predictions of ``Detections`` about one class each, for the average precision of masks. None: a prediction is one
+    box, and masks are measured by gIoU and cIoU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -351,7 +373,7 @@ class Task:
     from_annotations: Callable[[Mapping[str, ClassAnnotation]], ParsedTarget] | None = None
     """The target of a question about several classes on one image, given the labels of each class of the question."""
     uses_outlines: bool = False
-    """Whether targets from annotations hold the outlines of objects."""
+    """Whether targets from annotations always hold the outlines of objects, not only on request."""
     allows_crop: bool = False
     """Whether a random resized crop that cuts no target box leaves question and target correct."""
     allows_flip: bool = False
@@ -382,8 +404,8 @@ class Task:
     """Tables by class whose mean over a class group is reported next to the headline."""
     rollout_metrics: RolloutMetrics | None = None
     """Metrics of sampled answers in training."""
-    has_masks: bool = False
-    """Whether the answer is one ``Box`` that ``virft score --masks`` turns into a mask."""
+    masks: TaskMasks | None = None
+    """Masks of predicted boxes, in rewards and in ``virft score --masks``; None for a task without masks."""
 
     # --- reports ---
     describe_targets: Descriptions
@@ -463,6 +485,11 @@ class Task:
     def is_from_boxes(self) -> bool:
         """True if ``virft build coco`` and its kind can build the task: its targets follow from boxes of classes."""
         return self.from_annotation is not None or self.from_annotations is not None
+
+    @property
+    def can_have_outlines(self) -> bool:
+        """True if targets can hold the outlines of each object."""
+        return "outlines" in self.target_format.properties
 
     @property
     def queries_classes(self) -> bool:
@@ -551,6 +578,12 @@ class Task:
     def target_boxes(self, target: Target | None) -> tuple[Box, ...]:
         """Return the boxes of a target, if it has any."""
         return () if self.boxes is None or target is None else self.boxes.of_target(target)
+
+    def target_outlines(self, target: Target | None) -> list[Polygon]:
+        """Return the outlines that are part of a target, of all its objects."""
+        if self.boxes is None or self.boxes.outlines_of_target is None or target is None:
+            return []
+        return [polygon for polygons in self.boxes.outlines_of_target(target) for polygon in polygons]
 
     def target_labels(self, target: Target | None) -> tuple[str, ...]:
         """Return the class of each box of a target with boxes of several classes; "" for each box of others."""

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from factories import sample
+from factories import box, sample
 from virft.data.augmentation import (
     AugmentationLimits,
     augment_box,
     augment_image,
+    augment_polygon,
     augment_sample,
     draw_augmentation,
     make_augmenter,
+    original_box,
 )
 from virft.types import Augmentation, Box, Detection, Detections, ImageSize, Label, Sample
 
@@ -80,6 +82,19 @@ def test_augmentations_differ_and_each_is_a_function_of_seed_step_and_index() ->
     assert len(found) == 20
     assert augment(original, 3, 2) == make_augmenter(ALL, 7)(original, 3, 2)
     assert augment(original, 3, 2) != make_augmenter(ALL, 8)(original, 3, 2)
+
+
+def test_a_box_is_moved_back_to_the_original_image() -> None:
+    size, inner = ImageSize(64, 48), box(10.5, 10, 30, 40)
+    for crop in ((0.0, 0.0, 64.0, 48.0), (10.0, 5.0, 50.0, 41.0)):
+        for horizontal_flip in (False, True):
+            augmentation = Augmentation(crop=crop, horizontal_flip=horizontal_flip)
+            back = original_box(augmentation, augment_box(augmentation, inner, size), size)
+            assert back.xyxy == pytest.approx(inner.xyxy)
+            polygon = augment_polygon(augmentation, (10.5, 10, 30, 10, 30, 40), size)
+            x1, y1, x2, y2 = augment_box(augmentation, inner, size).xyxy
+            first, second = (x2, x1) if horizontal_flip else (x1, x2)
+            assert polygon == pytest.approx((first, y1, second, y1, second, y2))
 
 
 def test_a_crop_removes_at_most_its_limit() -> None:

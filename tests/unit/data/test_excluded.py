@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
-from virft.cli.build import build_coco_or_lvis
+from virft.cli.build_boxes import build_coco_or_lvis
 from virft.config.schema import Config, DataConfig, RunConfig
 from virft.data.excluded import read_sample_ids
 from virft.data.store import Store

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import save_coco
-from virft.cli.build import build_coco_or_lvis
+from virft.cli.build_boxes import build_coco_or_lvis
 from virft.config.schema import Config, DataConfig, MixtureConfig, RunConfig
 from virft.data.store import Store
 from virft.data.training_data import TrainingData, open_training_data

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import save_coco
-from virft.cli.build import build_coco_or_lvis
+from virft.cli.build_boxes import build_coco_or_lvis
 from virft.data.store import Store
 from virft.evaluation.predictions import SizedPrediction
 from virft.evaluation.presence import PresenceQuestions, query_map, says_yes

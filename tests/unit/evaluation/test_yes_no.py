@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factories import labelled
-from virft.cli.build import build_scenes
+from virft.cli.build_scenes import build_scenes
 from virft.data.store import Store
 from virft.errors import ModelError
 from virft.evaluation.predictions import SizedPrediction

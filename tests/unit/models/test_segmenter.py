@@ -15,7 +15,7 @@ from PIL import Image
 from factories import box
 from tiny_segmenters import KINDS, SIDE, save_segmenter
 from virft.errors import ModelError
-from virft.models.segmenter import SamSegmenter, load_segmenter, segmenter_bytes
+from virft.models.segmenter import SamSegmenter, load_segmenter, segmenter_size
 from virft.models.vision import FeatureCache
 from virft.types import ImageSize
 
@@ -99,11 +99,15 @@ def test_boxes_decoded_together_have_the_logits_of_each_alone(segmenter: SamSegm
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * float(together.abs().max()))
 
 
-def test_the_bytes_of_the_weights_are_counted_without_reading_them(segmenter: SamSegmenter, tmp_path: Path) -> None:
+def test_the_bytes_of_weights_and_embeddings_are_counted_without_reading_them(
+    segmenter: SamSegmenter, tmp_path: Path
+) -> None:
     segmenter.model.save_pretrained(tmp_path)
     expected = sum(one.numel() * one.element_size() for one in segmenter.model.parameters())
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert segmenter_bytes(str(tmp_path)) == expected > 10_000
+    size = segmenter_size(str(tmp_path))
+    assert size.weights == expected > 10_000
+    assert size.embeddings == segmenter.encode(textured_image()).num_bytes
 
 
 def test_no_boxes_give_no_masks(segmenter: SamSegmenter) -> None:

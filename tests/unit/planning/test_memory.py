@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from run_parts import grpo_trainer_of, load_model_of
 from tiny_policies import Tokenizer
-from tiny_segmenters import save_segmenter
+from tiny_segmenters import KINDS, save_segmenter
 from virft.config.schema import (
     Config,
     DataConfig,
@@ -103,12 +104,25 @@ def test_a_planned_reference_equals_that_of_a_trainer(name: str, settings: Confi
     assert name == "full" or real < 0.7 * planner("full").held["reference model"]
 
 
-def test_the_weights_of_a_segmenter_are_counted(tmp_path: Path) -> None:
-    path = save_segmenter(tmp_path, "sam2")
-    found = Planner(replace(FULL, reward=RewardConfig(segmenter=path)), image=IMAGE, text_tokens=20).held
-    real = load_segmenter(path, device=torch.device("cpu")).model
-    assert found["segmenter"] == sum(one.nbytes for one in real.parameters())
-    assert found == planner("full").held | {"segmenter": found["segmenter"]}
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_weights_of_a_segmenter_and_the_cache_of_its_embeddings_are_counted(kind: str, tmp_path: Path) -> None:
+    path = save_segmenter(tmp_path, kind)
+    settings = replace(FULL, reward=RewardConfig(segmenter=path))
+    planned = Planner(settings, image=IMAGE, text_tokens=20)
+    real = load_segmenter(path, device=torch.device("cpu"))
+    weights = sum(one.nbytes for one in real.model.parameters())
+    assert planned.held == planner("full").held | {"segmenter": weights}
+    of_an_image = real.encode(Image.new("RGB", IMAGE)).num_bytes
+    embeddings = settings.grpo.steps * planned.prompts_per_step * of_an_image
+    assert planned.host == planner("full").host | {"cache of segmenter embeddings": embeddings}
+    on_cpu = Planner(settings, image=IMAGE, text_tokens=20, on_cpu=True)
+    assert on_cpu.held["segmenter embeddings"] == embeddings
+    assert on_cpu.host == {}
+    small = replace(settings, reward=replace(settings.reward, segmenter_cache_gib=1e-5))
+    assert Planner(small, image=IMAGE, text_tokens=20).host["cache of segmenter embeddings"] == round(1e-5 * 2**30)
+    supervised = Planner(settings, image=IMAGE, text_tokens=20, method="sft")
+    assert "segmenter" not in supervised.held
+    assert "cache of segmenter embeddings" not in supervised.host
 
 
 def test_planned_adapters_equal_those_of_peft() -> None:

@@ -144,7 +144,7 @@ def test_a_target_is_made_of_the_labels_of_each_class() -> None:
         incomplete=("dog",),
     )
     # A class without areas of outlines has those of its boxes.
-    assert found.fields == {"areas": (321.0, 400, 400)}
+    assert found.fields == {"areas": (321.0, 400, 400), "outlines": ()}
 
 
 # --- rewards ---

@@ -247,8 +247,9 @@ def _without_repeats(sample: Sample) -> tuple[Sample, int]:
     first = {(item.box, item.label): place for place, item in reversed(list(enumerate(items)))}
     places = sorted(first.values())
     areas = tuple(sample.areas[place] for place in places) if sample.areas else sample.areas
+    outlines = tuple(sample.outlines[place] for place in places if sample.outlines)
     target = replace(sample.target, items=tuple(items[place] for place in places))
-    return replace(sample, target=target, areas=areas), len(items) - len(places)
+    return replace(sample, target=target, areas=areas, outlines=outlines), len(items) - len(places)
 
 
 def _without_repeated_objects(sample: Sample, target: Points) -> tuple[Sample, int]:

@@ -248,10 +248,14 @@ def _blind_row(baseline: BlindBaseline, metric: str) -> PlotRow:
 
 
 def _verdicts(blind: Mapping[str, BlindScores]) -> Iterator[str]:
-    """Yield a sentence for each verdict that some systems share, unless they are above the best blind baseline."""
+    """Yield a sentence for each verdict that some systems share, unless they are above the best blind baseline.
+
+    A better value without a confidence interval has no verdict: none was requested, or there is one image.
+    """
     by_verdict: dict[tuple[str, str], list[str]] = {}
     for name, found in blind.items():
-        if found.verdict != "above":
+        is_unknown = found.difference.interval is None and found.difference.value > 0
+        if found.verdict != "above" and not is_unknown:
             by_verdict.setdefault((found.verdict, found.best.name), []).append(name)
     for (verdict, best), names in by_verdict.items():
         yield f"{', '.join(names)}: {verdict} the best blind baseline ({best})."

@@ -11,8 +11,8 @@ from virft.types import Answer, Box, ImageSize, Polygon, Target
 
 MOST_LETTERS = 20
 """Letters of a class name at a box."""
-_LETTER_WIDTH = 0.6
-"""Mean width of a letter as a fraction of the font size."""
+_LETTER_WIDTH = 0.62
+"""Mean width of a letter with its edge as a fraction of the font size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +57,8 @@ class Panel:
     """Description for readers who cannot see images."""
     is_alone: bool = False
     """True if no other panel shows the image, so that the panel itself holds it."""
-    answer_mask: str = ""
-    """SVG path of the mask of an answer; empty without one."""
+    answer_masks: tuple[str, ...] = ()
+    """SVG path of each mask of an answer."""
 
     @property
     def font_size(self) -> float:
@@ -80,14 +80,16 @@ def make_panel(
     alt_text: str,
     label: str = "",
     polygons: Sequence[Polygon] = (),
-    answer_polygons: Sequence[Polygon] = (),
+    answer_masks: Sequence[Sequence[Polygon]] = (),
 ) -> Panel:
     """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
     Points of answers are drawn as circles (``TaskBoxes.are_points``).
 
     ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
-    ``polygons``: outlines of the target's mask. ``answer_polygons``: outlines of the answer's mask, holes among them.
+    ``polygons``: outlines of the target's masks; those that are part of the target itself are drawn, too.
+    ``answer_masks``: outlines of each mask of the answer, holes among
+    them.
     """
     row = TASKS[task]
     targets = zip(row.target_boxes(target), row.target_labels(target), strict=True)
@@ -100,16 +102,16 @@ def make_panel(
     return Panel(
         image=image,
         shapes=place_labels(shapes, image.size),
-        outlines=outlines(polygons),
+        outlines=outlines((*polygons, *row.target_outlines(target))),
         alt_text=alt_text,
-        answer_mask="".join(f"M{points}Z" for points in outlines(answer_polygons)),
+        answer_masks=tuple("".join(f"M{points}Z" for points in outlines(one)) for one in answer_masks if one),
     )
 
 
 def make_shape(kind: str, box: Box, size: ImageSize, *, text: str = "", tone: int = 0) -> Shape:
     """Return a box on an image of this size, with a label inside the image: above the box if there is room."""
     letter = font_size(size)
-    ends = box.x1 + _LETTER_WIDTH * letter * len(text) > size.width
+    ends = box.x1 + letter / 5 + _LETTER_WIDTH * letter * len(text) > size.width
     return Shape(
         kind=kind,
         x=round(box.x1, 1),
@@ -160,7 +162,7 @@ def _label_area(shape: Shape, letter: float) -> Box:
     """Return the area of a label, in pixels of the image."""
     width = _LETTER_WIDTH * letter * len(shape.text)
     left = shape.text_x - width if shape.text_ends else shape.text_x
-    return Box(x1=left, y1=shape.text_y - 0.8 * letter, x2=left + width, y2=shape.text_y + 0.2 * letter)
+    return Box(x1=left, y1=shape.text_y - 0.9 * letter, x2=left + width, y2=shape.text_y + 0.3 * letter)
 
 
 def _overlap(first: Box, second: Box) -> bool:

@@ -16,7 +16,7 @@ from virft.geometry.masks import target_mask
 from virft.report.render.images import TARGET_COLOUR
 from virft.report.render.page import stream
 from virft.report.render.page_images import PageImage, data_uri, shrink_image
-from virft.report.render.panels import MOST_LETTERS, Panel, make_shape, place_labels
+from virft.report.render.panels import MOST_LETTERS, Panel, make_shape, outlines, place_labels
 from virft.tasks import TASKS
 from virft.tasks.box_answers import count_boxes
 from virft.types import ClassNote, Sample
@@ -174,7 +174,13 @@ def image_card(samples: Sequence[Sample], summary: DatasetSummary, *, split: str
         questions.append(Question(one.query, one.question or "", one.notes, target, one.id, tone))
     alt_text = "; ".join(f"{one.query}: {one.target}" for one in questions)
     return ImageCard(
-        panel=Panel(image=image, shapes=place_labels(shapes, size), outlines=(), alt_text=alt_text, is_alone=True),
+        panel=Panel(
+            image=image,
+            shapes=place_labels(shapes, size),
+            outlines=outlines([polygon for one in samples for polygon in TASKS[one.task].target_outlines(one.target)]),
+            alt_text=alt_text,
+            is_alone=True,
+        ),
         caption=alt_text,
         size=f"{size.width} x {size.height}" + f" · {split}" * bool(split),
         questions=tuple(questions),

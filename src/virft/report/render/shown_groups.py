@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from virft.data.augmentation import augment_target
-from virft.geometry.masks import mask_outlines, rle_to_mask, target_mask
+from virft.data.augmentation import augment_polygon, augment_target
+from virft.geometry.masks import Mask, mask_outlines, rle_to_mask, target_mask
 from virft.metrics.labels import label_of
 from virft.report.render.page_images import PageImages
 from virft.report.render.panels import Panel, make_panel
@@ -132,7 +132,7 @@ def _completion(
         described = TASKS[sample.task].describe_target(target)
         alt_text = f"The {title} completion. Query: {sample.query}. Target: {described}. Text: {record['text']}"
         label = sample.query if TASKS[sample.task].class_of is not None else ""
-        target_outlines, answer_outlines = _masks(record, sample)
+        outlines, answer_masks = _masks(record, sample, view)
         drawn = make_panel(
             image,
             sample.task,
@@ -140,8 +140,8 @@ def _completion(
             answer,
             alt_text=alt_text,
             label=label,
-            polygons=target_outlines,
-            answer_polygons=answer_outlines,
+            polygons=outlines,
+            answer_masks=answer_masks,
         )
     advantage = record.get("advantage")
     return ShownCompletion(
@@ -154,12 +154,22 @@ def _completion(
     )
 
 
-def _masks(record: Mapping[str, Any], sample: Sample) -> tuple[Sequence[Polygon], Sequence[Polygon]]:
-    """Return the outlines of the target's mask and of the mask that was rewarded; none if masks were not rewarded."""
-    if "mask" not in record or (target := target_mask(sample)) is None:
+def _masks(
+    record: Mapping[str, Any], sample: Sample, view: Augmentation | None
+) -> tuple[Sequence[Polygon], Sequence[Sequence[Polygon]]]:
+    """Return the outlines of the target's masks, and of each mask that was compared with them, as the model saw them.
+
+    None if no mask was.
+    """
+    size = sample.target_size
+
+    def outlines_of(mask: Mask) -> list[Polygon]:
+        found = mask_outlines(mask)
+        return found if view is None else [augment_polygon(view, one, size) for one in found]
+
+    if "masks" not in record or (target := target_mask(sample)) is None:
         return (), ()
-    # Questions with masks are neither cropped nor flipped.
-    return mask_outlines(target), mask_outlines(rle_to_mask(record["mask"], sample.target_size))
+    return outlines_of(target), [outlines_of(rle_to_mask(rle, size)) for rle in record["masks"]]
 
 
 def _answer(record: Mapping[str, Any], task: str) -> Answer:

@@ -216,7 +216,7 @@ def _question(
                     answer,
                     alt_text=alt_text,
                     label=sample.query if task.class_of is not None else "",
-                    polygons=sample.polygons,
+                    polygons=(*sample.polygons, *(one for outlines in sample.outlines for one in outlines)),
                 ),
                 summary=task.describe_answer(answer, "short"),
                 score=f"{score:.2f}",

@@ -105,9 +105,9 @@ def rollout_record(
     ``advantages``: of the completions of each group; None: ``group_advantages``. ``has_staleness``: record the
     number of steps since the weights that sampled the group.
     ``boxes`` are [x1, y1, x2, y2, confidence] of each parsed box, in pixels of the image that the model saw; boxes of
-    several classes have their label as a sixth element. ``mask``: COCO's compressed run lengths of the mask that was
-    rewarded, on the upright original image. ``zoom``, if a completion has two turns: text of the first, and the
-    enlarged region [x1, y1, x2, y2].
+    several classes have their label as a sixth element. ``masks``: COCO's compressed run lengths of the masks that were
+    compared with those of the target, on the upright original image. ``zoom``, if a completion has two turns: text of
+    the first, and the enlarged region [x1, y1, x2, y2].
     """
     group = widest_reward_range(groups)
     order = from_worst_to_best(group)
@@ -126,7 +126,7 @@ def rollout_record(
             **({} if zoom is None else {"zoom": {"text": zoom.text, "region": list(zoom.region.xyxy)}}),
             "text": group.completions[i].text,
             "boxes": _boxes(group.sample.task, report.reading.answer),
-            **({"mask": report.mask} if report.mask is not None else {}),
+            **({"masks": list(report.masks)} if report.masks else {}),
         }
 
     return {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from factories import edit_json, save_coco
-from virft.cli.build import build_coco_or_lvis
+from virft.cli.build_boxes import build_coco_or_lvis
 from virft.data.annotations import AnnotatedSet, Skipped
 from virft.data.sources.coco import open_coco, read_coco
 from virft.data.store import Store

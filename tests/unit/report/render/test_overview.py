@@ -90,6 +90,14 @@ def test_a_system_that_is_not_above_the_best_blind_baseline_is_named() -> None:
     )
 
 
+def test_without_a_confidence_interval_a_better_value_is_no_verdict() -> None:
+    better, worse = (
+        replace(one, difference=replace(one.difference, interval=None)) for one in (blind(0.5, 0.3), blind(0.5, -0.3))
+    )
+    (plot,) = overview(system("rft", 0.8, better), system("base", 0.2, worse)).plots
+    assert plot.verdicts == ("base: not distinguishable from the best blind baseline (mean box).",)
+
+
 def test_of_many_test_sets_only_the_best_blind_baseline_is_plotted() -> None:
     one = predictions(scores({"f1": 0.5}))
     fitted = replace(one, blind={"detection": blind(0.5, 0.3)})

@@ -60,6 +60,21 @@ def test_labels_and_empty_answers_have_no_shapes() -> None:
     assert shapes(None, Detections()) == []
 
 
+def test_outlines_that_decide_about_points_are_drawn() -> None:
+    triangle = (0.0, 0.0, 20.0, 0.0, 20.0, 20.0)
+    target = point_target([box(0, 0, 20, 20), box(30, 0, 50, 20)], outlines=[(triangle,), ()])
+    panel = make_panel(IMAGE, "pointing", target, Points(items=()), alt_text="")
+    assert panel.outlines == ("0.0 0.0 20.0 0.0 20.0 20.0",)
+
+
+def test_a_label_that_would_end_at_the_edge_of_the_image_ends_at_its_box() -> None:
+    # font size 10: eight letters from 2 pixels right of 129 on would end at 180.6, outside of 180
+    (shape,) = make_panel(
+        IMAGE, "detection", None, Detections(items=(Detection(box=box(129, 40, 160, 60)),)), alt_text="", label="fox"
+    ).shapes
+    assert (shape.text, shape.text_x, shape.text_ends) == ("fox 1.00", 160, True)
+
+
 def test_the_font_size_grows_with_the_image() -> None:
     assert make_panel(IMAGE, "detection", None, Detections(), alt_text="").font_size == 10
     # 270 pixels high: as wide as 360 in a panel of 4:3

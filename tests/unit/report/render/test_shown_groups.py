@@ -63,15 +63,28 @@ def test_the_mask_that_was_rewarded_is_drawn_over_that_of_the_target(tmp_path: P
     mask = np.zeros((48, 64), dtype=bool)
     mask[10:20, 5:25] = True
     record = rollout(0)
-    record["best"] |= {"boxes": [[0, 0, 32, 24, 1.0]], "mask": mask_to_rle(mask)}
+    record["best"] |= {"boxes": [[0, 0, 32, 24, 1.0]], "masks": [mask_to_rle(mask)]}
     square = (0, 0, 32, 0, 32, 24, 0, 24)
     samples = one_sample(tmp_path, box(0, 0, 32, 24), task="grounding", polygons=(square,))
     best, worst = (one.panel for one in shown(record, samples=samples).groups[0].completions)
     assert best is not None
     assert worst is not None
-    assert best.answer_mask == "M5.0 10.0 25.0 10.0 25.0 20.0 5.0 20.0Z"
+    assert best.answer_masks == ("M5.0 10.0 25.0 10.0 25.0 20.0 5.0 20.0Z",)
     assert best.outlines == ("0.0 0.0 32.0 0.0 32.0 24.0 0.0 24.0",)
-    assert (worst.answer_mask, worst.outlines) == ("", ())
+    assert (worst.answer_masks, worst.outlines) == ((), ())
+
+
+def test_masks_of_a_cropped_image_are_drawn_as_the_model_saw_it(tmp_path: Path) -> None:
+    mask = np.zeros((48, 64), dtype=bool)
+    mask[10:20, 5:25] = True
+    # the left half, twice as wide
+    record = rollout(0, augmentation=asdict(Augmentation(crop=(0.0, 0.0, 32.0, 48.0))))
+    record["best"] |= {"masks": [mask_to_rle(mask)] * 2}
+    samples = one_sample(tmp_path, outlines=(((0, 0, 32, 0, 32, 24, 0, 24),),))
+    panel = shown(record, samples=samples).groups[0].completions[0].panel
+    assert panel is not None
+    assert panel.answer_masks == ("M10.0 10.0 50.0 10.0 50.0 20.0 10.0 20.0Z",) * 2
+    assert panel.outlines == ("0.0 0.0 64.0 0.0 64.0 24.0 0.0 24.0",)
 
 
 def test_a_grounding_answer_has_one_box(tmp_path: Path) -> None:
