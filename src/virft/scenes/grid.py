@@ -1,6 +1,6 @@
 """Scenes of small objects in the cells of a grid, with classification questions that name a cell.
 
-A cell looks like the image of an ordinary classification question, but the whole image is ``grid`` times as wide::
+A cell has the content of the image of an ordinary classification question; the whole image is ``grid`` times as wide::
 
     .  .  .  .
     .  fox .  cup      Which animal in row 2 of 4, column 2 of 4 is this?  ->  fox
