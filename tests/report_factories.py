@@ -19,7 +19,7 @@ from virft.evaluation.predictions import PredictionsCard, SizedPrediction, write
 from virft.geometry.boxes import BoxSpace
 from virft.report.render.reported import QuestionScore, ReportedPredictions
 from virft.training.run import METRICS, ROLLOUTS, TIMINGS, RunFolder, run_card
-from virft.types import FinishReason, ImageSize, Prediction, Reading, Sample, Scores
+from virft.types import FinishReason, ImageSize, JoinedPrediction, Prediction, Reading, Sample, Scores
 
 SIZE = ImageSize(64, 48)
 NOTHING = "<answer>No Objects</answer>"
@@ -105,14 +105,23 @@ def predictions(*of_tasks: Scores, **more: Any) -> ReportedPredictions:
 
 
 def predictions_on(
-    samples: Sequence[Sample], readings: Mapping[str, Reading], question_scores: Mapping[str, float]
+    samples: Sequence[Sample],
+    readings: Mapping[str, Reading],
+    question_scores: Mapping[str, float],
+    **turns: Any,
 ) -> ReportedPredictions:
-    """Predictions that can be shown on images; every box has the same confidence."""
+    """Predictions that can be shown on images; every box has the same confidence. ``turns``: ``zoom_text`` .."""
+
+    def join(one: Sample) -> JoinedPrediction:
+        found = readings[one.id]
+        made = Prediction(sample_id=one.id, text=found.text, finish_reason=FinishReason.STOP, **turns)
+        return JoinedPrediction(one, made, found)
+
     return replace(
         predictions(scores({"f1": 0.5})),
         samples=samples,
         question_scores={name: QuestionScore(score, 0.5) for name, score in question_scores.items()},
-        read=lambda samples: {one.id: readings[one.id] for one in samples if one.id in readings},
+        read=lambda samples: {one.id: join(one) for one in samples if one.id in readings},
     )
 
 

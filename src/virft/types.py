@@ -292,6 +292,9 @@ class Sample:
     """Name of the dataset that the sample comes from, in a run on a mixture of several; "" in a run on one."""
     rationale: str | None = None
     """Reasoning before the answer, for supervised fine-tuning with thinking; None if the dataset has none."""
+    region: Box | None = None
+    """Region of the target image that the answer depends on, in pixels: the region of a supervised zoom call. None: a
+    square around the boxes of the target, if it has any."""
 
     @property
     def crowd(self) -> tuple[Box, ...]:

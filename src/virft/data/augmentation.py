@@ -43,17 +43,19 @@ def draw_augmentation(sample: Sample, rng: np.random.Generator, limits: Augmenta
 
     The task allows crops and flips (``allows_crop``, ``allows_flip``). A crop contains all target boxes. Not cropped:
     classification, because the object has no box and may be anywhere. Neither cropped nor flipped: grounding, because
-    an expression may say "left" or "the largest", and samples with a question of their own, which may say anything. Not
-    flipped: a class whose name or instructions have a side ("left shoe").
+    an expression may say "left" or "the largest", samples with a question of their own, which may say anything, and
+    samples with a region, which the query may name. Not flipped: a class whose name or instructions have a side ("left
+    shoe").
     """
     task, size = TASKS[sample.task], sample.target_size
     texts = (sample.query, *(note.text for note in sample.notes))
-    can_flip = task.allows_flip and sample.question is None and not any(map(SIDES.search, texts))
+    names_no_place = sample.question is None and sample.region is None
+    can_flip = task.allows_flip and names_no_place and not any(map(SIDES.search, texts))
     crop = (0.0, 0.0, float(size.width), float(size.height))
     # Every number is drawn even if unused, so that enabling one kind of augmentation does not change the others.
     removed, position, jitter = rng.random(2), rng.random(2), rng.uniform(-1.0, 1.0, 3)
     is_flipped = rng.random() < 0.5
-    if task.allows_crop and sample.question is None and limits.resized_crop:
+    if task.allows_crop and names_no_place and limits.resized_crop:
         boxes = task.target_boxes(sample.target)
         crop = _random_crop(size, boxes, (limits.resized_crop * removed).tolist(), position.tolist())
     return Augmentation(

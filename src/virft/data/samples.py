@@ -8,11 +8,11 @@ from typing import Any
 
 from virft.errors import DataError
 from virft.tasks import TASKS, Task
-from virft.text.records import bool_of, check_keys, is_image_side, list_of, text_of
+from virft.text.records import bool_of, check_keys, is_image_side, list_of, parse_box, text_of
 from virft.types import ClassNote, ImageSize, Sample
 
 _REQUIRED = {"id", "task", "images", "query", "target"}
-_OPTIONAL = {"target_image", "question", "notes", "rationale", "queried"}
+_OPTIONAL = {"target_image", "question", "notes", "rationale", "region", "queried"}
 _IMAGE_KEYS = {"path", "width", "height"}
 
 
@@ -52,6 +52,8 @@ def sample_to_record(sample: Sample) -> dict[str, Any]:
         record["notes"] = dict(sample.notes)
     if sample.rationale is not None:
         record["rationale"] = sample.rationale
+    if sample.region is not None:
+        record["region"] = list(sample.region.xyxy)
     if not sample.queried:
         record["queried"] = False
     return record
@@ -88,7 +90,7 @@ def sample_from_record(record: Any, *, where: str, folder: str | None = None) ->
     if type(target_image) is not int or not 0 <= target_image < len(paths):
         raise DataError(f"{where}: target_image is {target_image!r}; expected an integer from 0 to {len(paths) - 1}")
     # Fast path: most samples have no optional key, and scoring reads datasets of 400,000 samples.
-    optional = _optional_fields(record, where=where) if len(record) > len(_REQUIRED) else {}
+    optional = _optional_fields(record, sizes[target_image], where=where) if len(record) > len(_REQUIRED) else {}
     name = text_of(record["id"], "id", where=where)
     query = text_of(record["query"], "query", where=where)
     parsed = task.parse_target(record["target"], sizes[target_image], where=where)
@@ -115,13 +117,14 @@ def _below(folder: str, path: str, *, where: str) -> str:
     return f"{folder}/{path}"
 
 
-def _optional_fields(record: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """Parse the optional keys of a sample."""
+def _optional_fields(record: dict[str, Any], size: ImageSize, *, where: str) -> dict[str, Any]:
+    """Parse the optional keys of a sample; ``size`` is that of the target image in pixels."""
     question, rationale = record.get("question"), record.get("rationale")
     return {
         "question": None if question is None else text_of(question, "question", where=where),
         "notes": parse_notes(record["notes"], where=where) if "notes" in record else (),
         "rationale": None if rationale is None else text_of(rationale, "rationale", where=where),
+        "region": parse_box(record["region"], size, where=f"{where}: region") if "region" in record else None,
         "queried": bool_of(record.get("queried", True), "queried", where=where),
     }
 

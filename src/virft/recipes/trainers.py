@@ -261,16 +261,18 @@ def _target_ids(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, 
 
 
 def _zoom_call(loaded: LoadedModel, prompting: Prompting) -> Callable[[Sample, RenderedPrompt], ZoomCall | None]:
-    """A function from a sample to the zoom call of its target: a region around its boxes, the same at each step.
+    """A function from a sample to the zoom call of its target: its region, or one around its boxes, equal at each step.
 
-    None for a sample whose boxes are too large for a zoom (``region_around``), or that has none.
+    None for a sample without a region whose boxes are too large for a zoom (``region_around``), or that has none.
     """
     end = end_token_id(loaded.model, loaded.tokenizer)
 
     def zoom_call(sample: Sample, rendered: RenderedPrompt) -> ZoomCall | None:
-        boxes = [one.box for one in TASKS[sample.task].answer_boxes(sample.target)]
-        numbers = StepKey(seed=0, step=0).uniforms(f"zoom/{sample.id}", 0, 3).tolist()
-        region = region_around(boxes, sample.target_size, numbers)
+        region = sample.region
+        if region is None:
+            boxes = [one.box for one in TASKS[sample.task].answer_boxes(sample.target)]
+            numbers = StepKey(seed=0, step=0).uniforms(f"zoom/{sample.id}", 0, 3).tolist()
+            region = region_around(boxes, sample.target_size, numbers)
         if region is None or rendered.answer_call is None:
             return None
         text = render_zoom_call(

@@ -10,10 +10,11 @@ from virft.scenes.assets import scene_classes
 from virft.scenes.patches import PlanItem
 
 MAX_OBJECTS = 6
+MAIN_SIDE_RANGE = (58.0, 96.0)
+"""Smallest and largest longer side of the object of a classification question, in pixels at REFERENCE_SIZE."""
 _COUNT_WEIGHTS = (0.62, 0.22, 0.11, 0.05)  # of 1 to 4 objects of one class
 _DISTRACTOR_WEIGHTS = (0.15, 0.3, 0.3, 0.25)  # of 0 to 3 objects of other classes
 _RELATED_CHANCE = 0.45  # of an additional class that is a look-alike of a planned one or of the same group
-_MAIN_SIDE_RANGE = (58.0, 96.0)
 _SMALL_SIDE_RANGE = (22.0, 34.0)
 
 
@@ -48,7 +49,7 @@ def classification_plan(rng: np.random.Generator, class_name: str, distractors: 
     count = min(int(rng.integers(3)), len(others))
     small = rng.choice(len(others), count, replace=False) if count else ()
     return [
-        PlanItem(class_name, 1, _MAIN_SIDE_RANGE),
+        PlanItem(class_name, 1, MAIN_SIDE_RANGE),
         *(PlanItem(others[index], 1, _SMALL_SIDE_RANGE) for index in small),
     ]
 

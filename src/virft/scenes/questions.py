@@ -34,8 +34,10 @@ class SceneQuestion:
     class_name: str | None
     """Class that the question is about; None for an expression that names only a group."""
     kind: str
-    """"present" or "absent" (detection of one class or several), "lookalikes" (classification), or "name", "only",
-    "size", "extreme", "order", "relation" (grounding)."""
+    """"present" or "absent" (detection of one class or several), "lookalikes" or "cell" (classification), or "name",
+    "only", "size", "extreme", "order", "relation" (grounding)."""
+    region: Box | None = None
+    """Region of the image that the query names, in pixels; None if it names none."""
 
 
 def detection_question(scene: Scene, class_name: str) -> SceneQuestion:

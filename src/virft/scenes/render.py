@@ -103,8 +103,7 @@ def render_scene(
     ((112, 112, 3), ['apple', 'cat', 'cat'])
     """
     items = [item for item in plan for _ in range(item.count)]
-    names = background_files(split)
-    canvas = background_crop(rng, background(names[rng.integers(len(names))]), size)
+    canvas = random_canvas(rng, split, size)
 
     def make_patches(shrink: float) -> list[Patch]:
         return [make_patch(rng, items[i], styles, shrink * object_scale) for i in rng.permutation(len(items))]
@@ -133,6 +132,25 @@ def compose_scene(
             break
     else:
         return None
+    return _composed(canvas, patches, layout, group_of)
+
+
+def compose_at(canvas: NDArray[np.float32], patches: Sequence[Patch], origins: Sequence[tuple[int, int]]) -> Scene:
+    """Return a scene with patches at given places on ``canvas`` [H, H, 3] in 0..255, which is drawn on.
+
+    ``origins``: top left corner (x, y) of each patch in pixels. All patches are inside the image, none covers another.
+    """
+    boxes = [
+        (x, y, x + patch.mask.shape[1], y + patch.mask.shape[0]) for patch, (x, y) in zip(patches, origins, strict=True)
+    ]
+    return _composed(canvas, patches, _Layout(list(origins), np.array(boxes, float), np.ones(len(patches))), group_of)
+
+
+def _composed(
+    canvas: NDArray[np.float32], patches: Sequence[Patch], layout: _Layout, group_of: Callable[[str], str]
+) -> Scene:
+    """Draw the patches on ``canvas`` and return the scene."""
+    size = len(canvas)
     for patch, origin in zip(patches, layout.origins, strict=True):
         _draw(canvas, patch, origin)
     return Scene(
@@ -151,6 +169,12 @@ def compose_scene(
             for patch, origin, box, visible in zip(patches, layout.origins, layout.boxes, layout.visible, strict=True)
         ),
     )
+
+
+def random_canvas(rng: np.random.Generator, split: Split, size: int) -> NDArray[np.float32]:
+    """Return a random background of a split: float32 [size, size, 3] in 0..255."""
+    names = background_files(split)
+    return background_crop(rng, background(names[rng.integers(len(names))]), size)
 
 
 def background_crop(rng: np.random.Generator, photo: Image.Image, size: int) -> NDArray[np.float32]:

@@ -112,6 +112,7 @@ def test_a_crop_removes_at_most_its_limit() -> None:
     [
         replace(sample(size=SIZE), task="grounding", query="the left cat", target=Box(x1=1, y1=2, x2=30, y2=40)),
         replace(with_boxes((1, 2, 30, 40)), question="Where are cats in the left half?"),
+        replace(with_boxes((1, 2, 30, 40)), query="cat in column 1 of 2", region=Box(x1=0, y1=0, x2=40, y2=60)),
     ],
 )
 def test_a_text_that_may_name_a_place_is_neither_cropped_nor_flipped(original: Sample) -> None:

@@ -41,6 +41,7 @@ def message_of(line: str) -> str:
         sample(box(1.25, 2.5, 3, 4), task="grounding", query="the fox left of the hen"),
         sample(box(1, 2, 30, 40), task="grounding", polygons=((1, 2, 30, 2, 30, 40.5), (-5, 0, 9, 0, 9, 9))),
         sample(box(1, 2, 30, 40), task="grounding", rle=EMPTY, ignored=((0, 0, 9, 0, 9, 9),)),
+        sample(Label(text="cat"), task="classification", region=box(1, 2.5, 30, 40)),
         sample(query="猫 \u00a0 \u2028 ü"),
         sample(query="half a pair \udc80"),
     ],
@@ -74,6 +75,8 @@ def test_a_box_with_swapped_corners_is_reported() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"region": [1, 9, 5, 9]}, "region: box [1, 9, 5, 9] has y2 <= y1; expected y1 < y2 in pixels"),
+        ({"region": None}, "region: box None is not four numbers; expected [x1, y1, x2, y2]"),
         ({"target": {"boxes": [[1, 9, 5, 9]]}}, "box [1, 9, 5, 9] has y2 <= y1; expected y1 < y2 in pixels"),
         ({"target": {"boxes": [[1, 1, 71, 9]]}}, "box [1, 1, 71, 9] reaches outside its image; expected it inside "),
         ({"target": {"boxes": [[-4, 1, 3, 9]]}}, "box [-4, 1, 3, 9] reaches outside its image; expected it inside "),
@@ -102,8 +105,8 @@ def test_a_box_with_swapped_corners_is_reported() -> None:
         ({"target_image": True}, "target_image is True; expected an integer from 0 to 0"),
         (
             {"colour": "red"},
-            "colour is not a known key; expected id, images, notes, queried, query, question, rationale, target, "
-            "target_image, task",
+            "colour is not a known key; expected id, images, notes, queried, query, question, rationale, region, "
+            "target, target_image, task",
         ),
     ],
 )

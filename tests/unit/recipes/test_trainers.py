@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from virft.models.renderer import Renderer
 from virft.recipes import trainers
 from virft.recipes.train import run_training
 from virft.training.grpo.trainer import SamplerCorrection
-from virft.types import Detection, Detections, ImageSize, RewardContext, Sample
+from virft.types import Box, Detection, Detections, ImageSize, Label, RewardContext, Sample
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +233,20 @@ def test_targets_do_not_open_a_think_block_that_the_prompt_has_opened(tmp_path: 
         assert ids[-1] == loaded.tokenizer.eos_token_id
         text = loaded.tokenizer.decode(ids[:-1])
         assert text == expected
+
+
+def test_the_zoom_call_of_a_sample_with_a_region_requests_exactly_that_region(tmp_path: Path) -> None:
+    image = str(save_image(tmp_path / "a.png"))
+    settings = make_config(prompt=PromptConfig(zoom_calls=True))
+    loaded = load_model_of(settings)
+    trainer = sft_trainer_of(settings, loaded)
+    plain = sample(Label(text="fox"), task="classification", image=image)
+    named = replace(plain, region=Box(x1=8, y1=12, x2=40, y2=36))
+    calls = [trainer.zoom_call(one, trainer.render(one)) for one in (plain, named) if trainer.zoom_call is not None]
+    assert calls[0] is None
+    assert calls[1] is not None
+    assert loaded.tokenizer.decode(calls[1].token_ids[:-1]) == "<zoom>[125,250,625,750]</zoom>"
+    assert calls[1].turn.zoom.region == named.region
 
 
 def test_demonstrations_are_the_targets_of_sft_without_loss_on_confidence_digits(tmp_path: Path) -> None:

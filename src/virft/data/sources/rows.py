@@ -27,6 +27,7 @@ from virft.data.upright import ImageFolder
 from virft.errors import DataError, describe_type
 from virft.geometry.boxes import BoxSpace
 from virft.tasks import TASKS
+from virft.tasks.box_answers import BOX_SCHEMA
 from virft.text.prompts import BUILT_IN, add_notes, fill_template
 from virft.text.question_texts import without_placeholders
 from virft.types import Detections, ImageSize, LabelledDetections, Points, Sample
@@ -55,6 +56,10 @@ _SCHEMA: dict[str, Any] = {
             "description": "class instructions {class name: text}, which the prompt holds before the question",
         },
         "rationale": {**_TEXT, "description": "reasoning before the answer, for supervised fine-tuning"},
+        "region": {
+            **BOX_SCHEMA,
+            "description": "box of what the answer depends on, in pixels: the region of a supervised zoom call",
+        },
         "prompt": {
             "description": "TRL's conversational form: one user message, whose text is the question",
             "anyOf": [
@@ -312,7 +317,7 @@ def row_to_sample(
         "target": row["target"],
         "target_image": row.get("target_image", 0),
     }
-    optional = {"question": question, "notes": row.get("notes"), "rationale": row.get("rationale")}
+    optional = {"question": question, **{key: row.get(key) for key in ("notes", "rationale", "region")}}
     return sample_from_record(record | {k: v for k, v in optional.items() if v is not None}, where=where)
 
 

@@ -15,6 +15,7 @@ from virft.errors import ConfigError, did_you_mean
 from virft.geometry.masks import mask_to_rle
 from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import class_names
+from virft.scenes.grid import grid_set
 from virft.scenes.questions import SceneQuestion
 from virft.scenes.render import Scene
 from virft.scenes.sets import ABSENT_FRAC, SceneKind, SceneSample, evaluation_set, few_shot_set
@@ -133,6 +134,39 @@ def write_test_scenes(
     return _write(folder, scenes, task=task, classes=classes, seed=seed, facts=facts, size=size, overwrite=overwrite)
 
 
+def write_grid_scenes(
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    num_questions: int,
+    kind: SceneKind,
+    seed: int,
+    size: int,
+    grid: int,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a dataset of ``num_questions`` classification questions about small objects in a grid; return its card.
+
+    ``size``: width and height of an image in pixels. ``grid``: number of rows and of columns. Each sample has its cell
+    as region. Raises ``ConfigError`` for a size that does not fit the grid, ``DataError`` if the folder is occupied.
+    """
+    scenes = grid_set(seed, classes, num_questions, kind, grid=grid, size=size)
+    facts = {"split": kind.value, "grid": grid}
+    try:
+        return _write(
+            folder,
+            scenes,
+            task="classification",
+            classes=classes,
+            seed=seed,
+            facts=facts,
+            size=size,
+            overwrite=overwrite,
+        )
+    except ValueError as error:
+        raise ConfigError(f"build scenes: {error}") from error
+
+
 def _scale_fact(object_scale: float) -> dict[str, float]:
     """The entry of a card for objects of another size; empty for the usual one."""
     return {} if object_scale == 1 else {"object_scale": object_scale}
@@ -169,6 +203,7 @@ def _samples(scene: SceneSample, path: str, task: str) -> list[Sample]:
             query=question.query,
             target=_target(question, task),
             rle=_rle(scene.scene, question.target) if isinstance(question.target, Box) else None,
+            region=question.region,
         )
         for question in scene.questions
     ]

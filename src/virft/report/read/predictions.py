@@ -25,7 +25,7 @@ from virft.metrics.bootstrap import Resampled, difference_intervals, resample
 from virft.report.read.diagnostics import diagnose_boxes
 from virft.report.render.reported import QuestionScore, ReportedPredictions
 from virft.tasks import TASKS
-from virft.types import JoinedPrediction, Reading, Sample, Unreadable
+from virft.types import JoinedPrediction, Sample, Unreadable
 
 SCORED_NOW = "parsed and scored for this page"
 SCORED_BEFORE = "from scores.json"
@@ -167,16 +167,17 @@ def _question_score(one: JoinedPrediction) -> QuestionScore:
     return QuestionScore(task.score(one.reading, one.sample.target), confidence)
 
 
-def _read_again(path: Path, card: PredictionsCard, samples: Sequence[Sample]) -> dict[str, Reading]:
+def _read_again(path: Path, card: PredictionsCard, samples: Sequence[Sample]) -> dict[str, JoinedPrediction]:
     """Parse the predictions of a few samples: the readings of a whole dataset would not fit in memory."""
     predictions = read_predictions(path)
     found = {}
     for one in samples:
         if one.id in predictions:
             prediction, resized = predictions[one.id]
-            found[one.id] = TASKS[one.task].read_for(
+            reading = TASKS[one.task].read_for(
                 prediction.text, one, thinking=card.thinking, space=card.box_space, resized=resized
             )
+            found[one.id] = JoinedPrediction(one, prediction, reading)
     return found
 
 

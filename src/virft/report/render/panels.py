@@ -20,7 +20,7 @@ class Shape:
     """A box or point to draw, in pixels of the original image."""
 
     kind: str
-    """``target``, ``hit`` or ``miss``."""
+    """``target``, ``hit`` or ``miss``; ``region`` for the region of a zoom call."""
     x: float
     """Left edge."""
     y: float
@@ -81,6 +81,7 @@ def make_panel(
     label: str = "",
     polygons: Sequence[Polygon] = (),
     answer_masks: Sequence[Sequence[Polygon]] = (),
+    region: Box | None = None,
 ) -> Panel:
     """Return a panel with the target's boxes below the predicted ones, each a hit or a miss (``Task.answer_boxes``).
 
@@ -88,12 +89,13 @@ def make_panel(
 
     ``target`` None: the ground truth is not known. ``label``: class of the boxes, written at the predicted ones.
     ``polygons``: outlines of the target's masks; those that are part of the target itself are drawn, too.
-    ``answer_masks``: outlines of each mask of the answer, holes among
-    them.
+    ``answer_masks``: outlines of each mask of the answer, holes among them.
+    ``region``: that of the answer's zoom call, below all boxes; None without one.
     """
     row = TASKS[task]
     targets = zip(row.target_boxes(target), row.target_labels(target), strict=True)
-    shapes = [make_shape("target", box, image.size, text=name[:MOST_LETTERS]) for box, name in targets]
+    shapes = [] if region is None else [make_shape("region", region, image.size, text="zoom")]
+    shapes += [make_shape("target", box, image.size, text=name[:MOST_LETTERS]) for box, name in targets]
     make = make_dot if row.has_points else make_shape
     shapes += [
         make("hit" if one.is_hit else "miss", one.box, image.size, text=f"{label[:MOST_LETTERS]} {one.text}".strip())

@@ -12,7 +12,7 @@ from virft.evaluation.blind import BlindScores
 from virft.metrics.bootstrap import Resampled
 from virft.metrics.box_curves import BoxCurves
 from virft.metrics.confusion import ConfusionMatrix
-from virft.types import Reading, Sample, Scores
+from virft.types import JoinedPrediction, Sample, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ class ReportedPredictions:
     """The dataset; None if it was not found."""
     question_scores: Mapping[str, QuestionScore] = field(default_factory=dict)
     """Score of each question by sample id; empty without the dataset."""
-    read: Callable[[Sequence[Sample]], Mapping[str, Reading]] | None = None
+    read: Callable[[Sequence[Sample]], Mapping[str, JoinedPrediction]] | None = None
     """Function that parses the predictions of some samples, by sample id."""
     resampled: Mapping[str, Resampled] = field(default_factory=dict)
     """Bootstrap resamples by task, for confidence intervals of differences."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from virft.data.augmentation import augment_polygon, augment_target
+from virft.geometry.boxes import box_of
 from virft.geometry.masks import Mask, mask_outlines, rle_to_mask, target_mask
 from virft.metrics.labels import label_of
 from virft.report.render.page_images import PageImages
@@ -27,6 +28,8 @@ class ShownCompletion:
     """``best`` or ``worst``."""
     text: str
     """Text of the completion."""
+    first_turn: str
+    """Text before ``text``, with a zoom call; empty if the completion has one turn."""
     reward: str
     """Total reward, formatted."""
     advantage: str
@@ -126,6 +129,7 @@ def _completion(
     images: PageImages,
 ) -> ShownCompletion:
     drawn = None
+    zoom = record.get("zoom")
     if sample is not None and target is not None:
         image = images.add(sample.images[sample.target_image], sample.target_size, view)
         answer = _answer(record, sample.task)
@@ -142,11 +146,13 @@ def _completion(
             label=label,
             polygons=outlines,
             answer_masks=answer_masks,
+            region=None if zoom is None else box_of(zoom["region"]),
         )
     advantage = record.get("advantage")
     return ShownCompletion(
         title=title,
         text=record["text"],
+        first_turn="" if zoom is None else zoom["text"],
         reward=f"{record['reward']:.2f}",
         advantage=signed(advantage) if advantage is not None else "",
         parts=tuple((label_of(name), f"{value:.2f}".replace("-", "−")) for name, value in record["parts"].items()),

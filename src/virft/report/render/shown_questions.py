@@ -13,7 +13,7 @@ from virft.report.render.panels import Panel, make_panel
 from virft.report.render.reported import QuestionScore, ReportedPredictions, ReportedSystem
 from virft.report.render.score_tables import names_of_tests
 from virft.tasks import TASKS
-from virft.types import Answer, ClassNote, Reading, Sample, Unreadable
+from virft.types import Answer, ClassNote, JoinedPrediction, Sample, Unreadable
 
 MOST_SYSTEMS = 4
 """Maximum number of predictions per question; of more systems the first and the last ones are shown."""
@@ -39,6 +39,8 @@ class ShownPrediction:
     """The entries of ``OUTCOMES`` that apply."""
     text: str
     """Text of the completion."""
+    first_turn: str
+    """Text before ``text``, with a zoom call; empty if the completion has one turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,10 +177,10 @@ def _test(name: str, systems: Sequence[ReportedSystem], images: PageImages, numb
     selection = select_examples([one.predictions.question_scores for one in shown], number)
     selected = {name for names in selection for name in names}
     samples = {one.id: one for one in shown[0].predictions.samples or () if one.id in selected}
-    readings = [one.predictions.read(list(samples.values())) if one.predictions.read else {} for one in shown]
+    joined = [one.predictions.read(list(samples.values())) if one.predictions.read else {} for one in shown]
 
     def question(sample_id: str) -> ShownQuestion:
-        return _question(samples[sample_id], shown, [one.get(sample_id) for one in readings], images)
+        return _question(samples[sample_id], shown, [one.get(sample_id) for one in joined], images)
 
     changed, failures, typical = (tuple(map(question, names)) for names in selection)
     lost = [each.predictions[0].panel.image.problem for each in (*changed, *failures, *typical)]
@@ -194,15 +196,15 @@ def _test(name: str, systems: Sequence[ReportedSystem], images: PageImages, numb
 
 
 def _question(
-    sample: Sample, shown: Sequence[_ShownSystem], readings: Sequence[Reading | None], images: PageImages
+    sample: Sample, shown: Sequence[_ShownSystem], joined: Sequence[JoinedPrediction | None], images: PageImages
 ) -> ShownQuestion:
     image = images.add(sample.images[sample.target_image], sample.target_size)
     scores = [one.predictions.question_scores[sample.id].score for one in shown]
     task = TASKS[sample.task]
     target = task.describe_target(sample.target)
     drawn = []
-    for one, reading, score in zip(shown, readings, scores, strict=True):
-        answer: Answer = reading.answer if reading is not None else _NO_ANSWER
+    for one, found, score in zip(shown, joined, scores, strict=True):
+        answer: Answer = found.reading.answer if found is not None else _NO_ANSWER
         predicted = task.describe_answer(answer)
         alt_text = f"Query: {sample.query}. Target: {target}. Prediction of {one.system}: {predicted}."
         drawn.append(
@@ -217,11 +219,13 @@ def _question(
                     alt_text=alt_text,
                     label=sample.query if task.class_of is not None else "",
                     polygons=(*sample.polygons, *(one for outlines in sample.outlines for one in outlines)),
+                    region=found.prediction.zoom_region if found is not None else None,
                 ),
                 summary=task.describe_answer(answer, "short"),
                 score=f"{score:.2f}",
                 outcomes=outcomes(sample, answer, score, score - scores[0]),
-                text=reading.text if reading is not None else "",
+                text=found.reading.text if found is not None else "",
+                first_turn=found.prediction.zoom_text if found is not None else "",
             )
         )
     change = scores[-1] - scores[0]

@@ -53,7 +53,7 @@ def card(cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 ROWS: list[dict[str, Any]] = [
     {"image": "a.png", "query": "fox", "target": BOXES, "id": "first"},
-    {"image": "a.png", "query": "animal", "target": {"label": "red fox", "aliases": ["fox"]}},
+    {"image": "a.png", "query": "animal", "target": {"label": "red fox", "aliases": ["fox"]}, "region": [1, 2, 9, 9]},
     {"image": "b.png", "query": "the one left", "target": {"box": [1, 2, 3, 4], "polygons": [[1, 2, 3, 2, 2, 4]]}},
     {"image": "b.png", "query": "fox", "target": BOXES | {"areas": [99.5], "crowd": [[0, 0, 5, 5]]}},
     {
@@ -78,6 +78,10 @@ INVALID: list[tuple[Any, str]] = [
     (
         {"image": "a.png", "query": "fox", "target": {"boxes": [[9, 9, 99, 40]]}},
         "box [9, 9, 99, 40] reaches",
+    ),
+    (
+        {"image": "a.png", "query": "fox", "target": BOXES, "region": [9, 9, 9, 40]},
+        "region: box [9, 9, 9, 40] has x2 <= x1",
     ),
     ({"image": "a.png", "query": "fox", "target": BOXES, "bbox": 1}, "bbox is not a key of a row; expected id, image"),
     ({"image": "c.png", "query": "fox", "target": BOXES}, "image c.png: no such image"),
@@ -112,6 +116,7 @@ def test_every_task_can_be_a_row(tmp_path: Path, ending: str) -> None:
         box(1, 2, 3, 4),
     ]
     assert samples[0].id == "first"
+    assert [one.region for one in samples[:2]] == [None, box(1, 2, 9, 9)]
     assert samples[2].polygons == ((1, 2, 3, 2, 2, 4),)
     assert (samples[4].rle, samples[4].ignored) == ("PP3", ((1, 2, 3, 2, 2, 4),))
     assert (samples[3].areas, samples[3].crowd) == ((99.5,), (box(0, 0, 5, 5),))
@@ -192,6 +197,7 @@ def test_the_schema_refuses_faults_that_are_visible_in_the_row() -> None:
     # the remaining faults depend on the images, on other rows, or on a comparison of numbers
     assert [reason[:20] for reason in taken] == [
         "box [9, 9, 99, 40] r",
+        "region: box [9, 9, 9",
         "image c.png: no such",
         "image ../z.png is no",
         "the prompt holds no ",

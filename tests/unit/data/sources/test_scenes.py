@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from virft.cli.build_scenes import build_scenes
 from virft.data.sources.scenes import scene_classes_named, write_few_shot_scenes, write_test_scenes
 from virft.data.store import Store
 from virft.errors import ConfigError
@@ -14,7 +15,7 @@ from virft.geometry.masks import box_to_mask, target_mask
 from virft.scenes import SCENE_TASKS
 from virft.scenes.assets import class_names
 from virft.scenes.sets import SceneKind
-from virft.types import Box, Detections
+from virft.types import Box, Detections, Label
 
 CLASSES = class_names("novel")[:3]
 
@@ -87,3 +88,34 @@ def test_grounding_questions_have_the_mask_of_their_target(tmp_path: Path) -> No
         # opaque pixels only, so a little smaller than the box
         assert not (mask & ~inside).any()
         assert mask.sum() > 0.2 * inside.sum()
+
+
+def test_small_objects_in_a_grid_store_their_cell_as_region(tmp_path: Path) -> None:
+    options = {"task": "classification", "classes": CLASSES, "grid": 4}
+    build_scenes(out=tmp_path / "train", shots=2, **options)
+    build_scenes(out=tmp_path / "test", questions=5, **options)
+    train, test = Store(tmp_path / "train"), Store(tmp_path / "test")
+    assert (len(train), len(test)) == (6, 5)
+    assert [train.card["source"][key] for key in ("grid", "image_size", "split")] == [4, 224, "train"]
+    for one in (*train, *test):
+        assert isinstance(one.target, Label)
+        assert one.target.text in CLASSES
+        assert one.region is not None
+        assert (one.region.x2 - one.region.x1, one.region.y2 - one.region.y1) == (56, 56)
+    train.check(decode=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "detection", "questions": 2}, "--grid with --task detection; expected --task classification"),
+        ({"shots": 1, "kind": "other_style"}, "--shots with --kind other_style; expected train or"),
+        ({"questions": 2, "object_scale": 0.3}, "expected neither of them"),
+        ({"questions": 2, "negatives_frac": 0.0}, "expected neither of them"),
+        ({"questions": 2, "size": 100}, "a grid of 8 x 8 cells in 100 x 100 pixels; expected at least 2 x 2 cells"),
+    ],
+)
+def test_options_that_a_grid_does_not_have_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_scenes(out=tmp_path / "d", **{"task": "classification", "grid": 8} | options)
+    assert not (tmp_path / "d").exists()

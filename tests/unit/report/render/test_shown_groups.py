@@ -87,6 +87,19 @@ def test_masks_of_a_cropped_image_are_drawn_as_the_model_saw_it(tmp_path: Path) 
     assert panel.outlines == ("0.0 0.0 64.0 0.0 64.0 24.0 0.0 24.0",)
 
 
+def test_the_region_of_a_zoom_call_and_its_first_turn_are_shown(tmp_path: Path) -> None:
+    record = rollout(0)
+    record["best"] |= {"zoom": {"text": "<zoom>[0,0,500,500]</zoom>", "region": [0, 0, 32, 24]}}
+    best, worst = shown(record, samples=one_sample(tmp_path)).groups[0].completions
+    assert best.panel is not None
+    assert worst.panel is not None
+    zoom, *others = best.panel.shapes
+    assert (zoom.kind, zoom.text, zoom.width, zoom.height) == ("region", "zoom", 32, 24)
+    assert [shape.kind for shape in others] == ["target", "hit"]
+    assert (best.first_turn, worst.first_turn) == ("<zoom>[0,0,500,500]</zoom>", "")
+    assert [shape.kind for shape in worst.panel.shapes] == ["target"]
+
+
 def test_a_grounding_answer_has_one_box(tmp_path: Path) -> None:
     found = shown(rollout(0), samples=one_sample(tmp_path, box(0, 0, 32, 24), task="grounding"))
     best, worst = (one.panel for one in found.groups[0].completions)

@@ -154,3 +154,15 @@ def test_questions_are_divided_evenly_over_test_sets(tmp_path: Path, number: int
     both = ReportedSystem(name="base", predictions={"a": (shared,), "b": (shared,)})
     tests = shown_tests([both], PageImages(), number=number)
     assert [len(one.questions) for one in tests] == each
+
+
+def test_the_region_of_a_zoom_call_and_its_first_turn_are_shown(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path)
+    read = {one.id: reading(FOX) for one in samples}
+    turns = {"zoom_text": "<zoom>[1,2,3,4]</zoom>", "zoom_region": box(8, 9, 40, 45)}
+    test = shown(system("base", predictions_on(samples, read, dict.fromkeys(read, 1.0), **turns)))
+    for question in test.questions:
+        (prediction,) = question.predictions
+        zoom = prediction.panel.shapes[0]
+        assert (zoom.kind, zoom.x, zoom.y, zoom.width, zoom.height) == ("region", 8, 9, 32, 36)
+        assert prediction.first_turn == "<zoom>[1,2,3,4]</zoom>"
