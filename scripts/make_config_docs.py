@@ -175,10 +175,16 @@ FITTED_ROWS = (
         TINY,
     ),
     (
-        "`grpo.demonstrations`, from `demonstration_coef` to `demonstration_coef_end`",
-        '`"loss"`, `0.5` to `0.0`',
+        "`grpo.demonstrations`",
+        '`"loss"`',
         "`virft train` without thinking",
         TINY,
+    ),
+    (
+        "`grpo.demonstration_coef`, `grpo.demonstration_coef_end`",
+        "`0.5`, `0.0`; the first is `0.1` if each sample is shown 25 times or more",
+        '`grpo.demonstrations = "loss"`',
+        "measured with the built-in models, [reproducing](reproducing.md#coefficient-of-the-demonstrations)",
     ),
     ("`grpo.kl_coef`", "`0.0`", "a small model; `grpo.kl_coef_end` is not set", TINY),
 )

@@ -526,7 +526,7 @@ class GRPOConfig(_Section):
     )
     demonstration_coef_end: float | None = setting_field(
         None,
-        help="Schedule: move the coefficient linearly from `demonstration_coef` to this. Not set: constant.",
+        help="Schedule: move the coefficient linearly from `demonstration_coef` to this; the same value: constant.",
         at_least=0,
     )
     demonstration_fade: bool = setting_field(
