@@ -215,6 +215,8 @@ def test_python_in_a_page_runs(page: Path, world: Path, tmp_path: Path, monkeypa
         imported += [name.name for one in program.body if isinstance(one, ast.Import) for name in one.names]
         if any(name.split(".")[0] in ELSEWHERE for name in imported) or "Qwen/" in block:
             program.body = [one for one in taken if one.module.startswith("virft")]
+        if "virft.integrations.verifiers" in imported and importlib.util.find_spec("verifiers") is None:
+            continue
         exec(compile(program, str(page), "exec"), {})
 
 
