@@ -167,7 +167,7 @@ def test_help_prints_the_defaults_that_say_something(capsys: pytest.CaptureFixtu
         (["plan", "--help"], "in pixels (default: 640x480)"),
         (["build", "scenes", "--help"], "novel, heldout (default: novel)"),
         (["build", "scenes", "--help"], f"does not show (default: {ABSENT_FRAC})"),
-        (["build", "scenes", "--help"], f"one token of a model (default: {REFERENCE_SIZE})"),
+        (["build", "scenes", "--help"], f"one token of a model (default: {REFERENCE_SIZE}, with --grid"),
         (["build", "coco", "--help"], "does not show (default: 0)"),
         (["ask", "--help"], "task of the question (default: detection)"),
         (["push", "--help"], "only you and your organization can see it\n"),
